@@ -1,0 +1,44 @@
+"""The demo ends at a step that fails, with its output; `make demo` itself is the proof that all steps pass."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import demo
+import pytest
+
+
+def test_a_failing_step_ends_the_demo(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = [sys.executable, "-c", "print('what went wrong'); raise SystemExit(3)"]
+    steps = {
+        "first": lambda: "fine",
+        "second": lambda: demo.run(broken, tmp_path),
+        "third": lambda: pytest.fail("went on"),
+    }
+    monkeypatch.setattr(demo, "STEPS", steps)
+    assert demo.main() == 1
+    said = capsys.readouterr().out
+    assert "[1/3] first" in said
+    assert "second  failed" in said
+    assert "what went wrong" in said
+    assert "ended with 3" in said
+
+
+def test_a_service_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Makefile").write_text("serve:\n\t@echo no model yet; exit 1\n")
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "unseen.csv").write_text("a,b\n1,\n")
+    monkeypatch.setattr(demo, "DEMO", tmp_path)
+    with pytest.raises(demo.StepError, match="no model yet"):
+        demo.serve()
+
+
+def test_the_outcome_of_the_training_is_told() -> None:
+    said = "training the baselines\nThe random forest is kept: its ROC AUC is 0.679.\nwrote models/model.onnx\n\n"
+    assert demo.sentence(said) == "The random forest is kept: its ROC AUC is 0.679."
+    assert demo.sentence("evaluate: The ridge is kept.\nrun 1 is version 1") == "The ridge is kept."
+    assert demo.sentence("all 12 trials are done; no gain\nwrote reports/tuning.json").startswith("all 12 trials")
+    assert demo.sentence("no such line\nwrote models/model.onnx\n") == "wrote models/model.onnx"
