@@ -109,6 +109,12 @@ def share_environment(source: Path, project: Path) -> None:
     shutil.copy2(old / "pyvenv.cfg", new)
 
 
+def clone_at_start(source: Path, folder: Path) -> None:
+    """Clone a project as it stood at its first commit, whatever other tests committed since."""
+    git(source, "clone", "--quiet", str(source), str(folder))
+    git(folder, "reset", "--quiet", "--hard", git(folder, "rev-list", "--max-parents=0", "HEAD").strip())
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the working tree as a clean repository with one release."""

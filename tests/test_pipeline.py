@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import TIMES, Done, commit, git, make, must, run, share_environment, well
+from conftest import TIMES, Done, clone_at_start, commit, git, make, must, run, share_environment, well
 
 pytestmark = pytest.mark.life
 ROWS = 1500
@@ -70,7 +70,7 @@ class Project:
 def lived_in(lived: Callable[[int, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return the project after its first run, all of it committed."""
     source, folder = lived(2, "classification"), tmp_path_factory.mktemp("pipeline") / "project"
-    git(source.parent, "clone", "--quiet", str(source), str(folder))
+    clone_at_start(source, folder)
     share_environment(source, folder)
     project = Project(folder)
     flights = folder / "data/flights.parquet"

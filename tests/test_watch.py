@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import OFFLINE, commit, make, must, well
+from conftest import OFFLINE, clone_at_start, commit, make, must, well
 
 pytestmark = pytest.mark.life
 ROWS = 1500
@@ -29,7 +29,7 @@ KILLS = 4
 def project(lived: Callable[[int, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a project of few rows and a small forest, so that a training is quick."""
     folder = tmp_path_factory.mktemp("watched") / "project"
-    must(["git", "clone", "--quiet", lived(2, "classification"), folder], folder.parent)
+    clone_at_start(lived(2, "classification"), folder)
     model = folder / "config" / "model.yaml"
     model.write_text(model.read_text(encoding="utf-8").replace("n_estimators: 100", "n_estimators: 5"), "utf-8")
     well(make(folder, "setup"))
