@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import OFFLINE, clone_at_start, commit, make, must, well
+from conftest import OFFLINE, clone_at_start, commit, make, well
 
 pytestmark = pytest.mark.life
 ROWS = 1500
