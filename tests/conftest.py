@@ -20,6 +20,8 @@ IDENTITY = ("-c", "user.name=Test", "-c", "user.email=test@localhost", "-c", "co
 OFFLINE = (sys.executable, str(ROOT / "tests" / "offline.py"))
 """Put before a command: it then runs without a network."""
 VERSION = "v0.0.1"
+os.environ.pop("PYTEST_ADDOPTS", None)
+"""What was said to this run is not meant for the runs of pytest inside projects."""
 TIMES: dict[str, float] = {}
 """Seconds that some steps took; printed at the end, never judged."""
 
@@ -155,7 +157,7 @@ def lived(render: Render) -> Callable[[int, str], Path]:
 
 @pytest.fixture(scope="session")
 def home(lived: Callable[[int, str], Path]) -> Path:
-    """Return the default project, set up and trained."""
+    """Return the project of level 1, set up and trained."""
     return lived(1, "classification")
 
 
