@@ -163,6 +163,22 @@ TRAIN: dict[str, tuple[Change, str]] = {
         edit("src/flight_delays/features.py", 'columns["wind_dir"]', 'columns["wind_direction"]'),
         r"src/flight_delays/features\.py, line \d+: KeyError: 'wind_direction'.*wind_dir",
     ),
+    "module that is no Python": (
+        edit("src/flight_delays/features.py", "def features(", "def features["),
+        r"src/flight_delays/features\.py, line \d+: SyntaxError: \w+",
+    ),
+    "module of an unknown library": (
+        edit("src/flight_delays/process.py", "import ibis", "import ibiss as ibis"),
+        r"src/flight_delays/process\.py, line \d+: ModuleNotFoundError: No module named 'ibiss'",
+    ),
+    "module without its function": (
+        edit("src/flight_delays/model.py", "def estimator(", "def estimater("),
+        r"src/flight_delays/model\.py: ImportError: cannot import name 'estimator' from 'flight_delays.model'$",
+    ),
+    "fault in model.py": (
+        edit("src/flight_delays/model.py", "    fill = ", "    1 / 0\n    fill = "),
+        r"src/flight_delays/model\.py, line \d+: ZeroDivisionError",
+    ),
     "feature of other rows": (
         edit("src/flight_delays/features.py", '"month": month(scheduled)', '"month": month(scheduled).cumsum()'),
         r"features\.py: 'month' of row \d+.*other rows",

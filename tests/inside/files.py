@@ -16,6 +16,9 @@ from flight_delays.ops.__main__ import (
     app,
     main,
 )
+from flight_delays.ops.config import (
+    UnfinishedError,
+)
 from flight_delays.ops.contract import (
     ProjectError,
 )
@@ -95,7 +98,7 @@ def unreadable(_: Path) -> None:
 
 @pytest.mark.parametrize(
     ("happens", "error", "told"),
-    [(full, ProjectError, r"rows\.csv: cannot be written \(No space"), (unreadable, PermissionError, "other.yaml")],
+    [(full, UnfinishedError, r"rows\.csv: cannot be written \(No space"), (unreadable, PermissionError, "other.yaml")],
 )
 def test_the_refused_file_is_named(happens: object, error: type[Exception], told: str, tmp_path: Path) -> None:
     assert callable(happens)
@@ -125,7 +128,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
         (ProjectError("a sentence"), 1, "error: a sentence\n"),
         (PermissionError(13, "Permission denied", "data/x.csv"), 1, "error: data/x.csv: Permission denied\n"),
         (IsADirectoryError(21, "Is a directory", Path("models")), 1, "error: models: Is a directory\n"),
-        (OSError(28, "No space left on device"), 1, "error: No space left on device\n"),
+        (OSError(28, "No space left on device"), 75, "error: No space left on device\n"),
         (OSError("a driver's words"), 1, "error: a driver's words\n"),
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(32, "Broken pipe"), 1, ""),

@@ -17,9 +17,9 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from .config import Case, Data, Model, Task, UnfinishedError, load
+from .config import Case, Data, Model, Task, UnfinishedError, first_line, load, place_in_your_code
 from .contract import ProjectError
-from .files import atomic, put_in_place, refuse_uncommitted
+from .files import FULL, atomic, put_in_place, refuse_uncommitted
 from .scorer import MODEL, UNSEEN
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -106,8 +106,8 @@ def adopt(
 def main() -> None:
     """Run the verb of the highest level that has it.
 
-    A person's mistake, or a file that the system refuses, ends in one sentence and exit code 1; Ctrl-C in 130; what
-    may end well later, where another command was in the way or something was killed, in 75.
+    A person's mistake, also one in your modules, or a file that the system refuses, ends in one sentence and exit code
+    1; Ctrl-C in 130; what may end well later (another command is in the way, a disk full, a server away) in 75.
     """
     for level in LEVELS:
         if find_spec(f"{__package__}.verbs_{level}") is not None:
@@ -119,7 +119,13 @@ def main() -> None:
     except ProjectError as mistake:
         _refuse(str(mistake), UnfinishedError.code if isinstance(mistake, UnfinishedError) else 1)
     except OSError as error:
-        _refuse(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+        told = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        _refuse(told, UnfinishedError.code if error.errno in FULL else 1)
+    except Exception as error:  # your modules may raise anything, already when they are imported
+        place = place_in_your_code(error)
+        if place is None:
+            raise
+        _refuse(f"{place}: {type(error).__name__}: {first_line(error)}")
 
 
 def _refuse(sentence: str, code: int = 1) -> None:

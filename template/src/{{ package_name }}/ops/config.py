@@ -238,7 +238,8 @@ def masked(uri: str) -> str:
 
 def first_line(error: Exception) -> str:
     """Return the first line of an exception's text, without the parts that only a debugger wants."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    told = re.sub(r" \([^()]*\.py[^()]*\)$", "", str(error))  # where an import failed, which is said more shortly
+    lines = told.strip().splitlines() or [type(error).__name__]
     of_csv = "CSV" in lines[0] or "sniffing" in lines[0]  # DuckDB tells line, text and mistake in three
     return " ".join(lines[: 3 if of_csv else 1])
 
@@ -261,8 +262,20 @@ def your_code(module: str, at_hand: Mapping[str, Iterable[str]]) -> Iterator[Non
     except ProjectError:
         raise
     except Exception as error:  # your code may raise anything
-        path = PACKAGE / module
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        where = f"src/{PACKAGE.name}/{module}" + (f", line {lines[-1]}" if lines else "")
         columns = "; ".join(f"{name} has {', '.join(names)}" for name, names in at_hand.items())
+        where = place_in_your_code(error) or f"src/{PACKAGE.name}/{module}"
         raise YourCodeError(f"{where}: {type(error).__name__}: {first_line(error)} ({columns})") from error
+
+
+def place_in_your_code(error: BaseException) -> str | None:
+    """Return which of your files and which line an exception comes from, also while they are imported; else None."""
+    every = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in every if Path(frame.filename).is_relative_to(PACKAGE)]
+    path, line = (Path(frames[-1].filename), frames[-1].lineno) if frames else (Path(), None)
+    if isinstance(error, SyntaxError):
+        path, line = Path(error.filename or ""), error.lineno
+    elif isinstance(error, ImportError) and error.path and Path(error.path).is_relative_to(PACKAGE):
+        path, line = Path(error.path), None  # a name that it should have is missing
+    if not path.is_relative_to(PACKAGE) or "ops" in path.relative_to(PACKAGE).parts:
+        return None
+    return f"src/{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}" + (f", line {line}" if line else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import glob
 import hashlib
 import os
@@ -17,6 +18,7 @@ from io import StringIO
 from itertools import islice
 from pathlib import Path
 
+from .config import UnfinishedError
 from .contract import ProjectError
 from .scorer import Dialect
 
@@ -29,11 +31,16 @@ LONGEST = 40
 """Characters of a target's name that its temporary name keeps: file systems allow 255 bytes."""
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""How the system says that a disk or a user's part of it is full."""
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to, and move it into place only when the block ends well.
 
-    Raises ProjectError where the folder cannot be written to or the disk is full; `path` then stays as it was.
+    Raises ProjectError where the folder cannot be written to, UnfinishedError where the disk is full; `path` then stays
+    as it was.
     """
     temporary: Path | None = None
     try:
@@ -51,7 +58,7 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         if _of_another(error, temporary):
             raise
-        raise ProjectError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise _unwritable(path, error) from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -61,7 +68,7 @@ def atomic(path: Path) -> Iterator[Path]:
 def scratch(folder: Path) -> Iterator[Path]:
     """Give an empty hidden folder inside `folder`, which is gone when the block ends.
 
-    Raises ProjectError where `folder` cannot be written to.
+    Raises ProjectError where `folder` cannot be written to, UnfinishedError where the disk is full.
     """
     temporary: Path | None = None
     try:
@@ -72,7 +79,7 @@ def scratch(folder: Path) -> Iterator[Path]:
     except OSError as error:
         if _of_another(error, temporary):
             raise
-        raise ProjectError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        raise _unwritable(folder, error) from None
 
 
 def swept(path: Path) -> str:
@@ -88,6 +95,11 @@ def swept(path: Path) -> str:
 def _of_another(error: OSError, temporary: Path | None) -> bool:
     """Whether the block met another file than the one that it writes."""
     return temporary is not None and error.filename is not None and temporary.name not in str(error)
+
+
+def _unwritable(path: Path, error: OSError) -> ProjectError:
+    kind = UnfinishedError if error.errno in FULL else ProjectError
+    return kind(f"{path}: cannot be written ({error.strerror or error})")
 
 
 def _runs(process: int) -> bool:

@@ -152,7 +152,8 @@ def digest(path: Path) -> str:
 def dvc(*words: str, say: Callable[[str], None] = lambda _: None, folder: Path = Path()) -> None:
     """Run a command of DVC; what its stages print is said line by line, DVC's own chatter is not.
 
-    Raises ProjectError with the sentence that a stage ended with, and UnfinishedError with DVC's own.
+    Raises ProjectError with the sentence that a stage ended with; UnfinishedError where that stage may end well later,
+    and with a sentence of DVC's own.
     """
     paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     state = str((folder / ".dvc/tmp/site").resolve())  # else DVC would write outside of the project
@@ -174,6 +175,8 @@ def dvc(*words: str, say: Callable[[str], None] = lambda _: None, folder: Path =
                 say(line.rstrip())
     if process.returncode != 0:
         own = own.removeprefix(FAILED).strip()
+        if f"exited with {UnfinishedError.code}" in own:
+            raise UnfinishedError(sentence.removeprefix(MISTAKE).strip())
         if sentence or re.search(r"exited with [1-9]", own):
             raise ProjectError(sentence.removeprefix(MISTAKE).strip() or f"{own}; why stands above")
         raise UnfinishedError(f"DVC ended with: {own or process.returncode}")

@@ -21,7 +21,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import urlopen
 
-from ..config import PACKAGE, masked
+from ..config import PACKAGE, UnfinishedError, masked
 from ..contract import ProjectError
 from ..files import put_in_place, scratch
 from .events import who
@@ -92,7 +92,7 @@ def create() -> None:
 
 @contextmanager
 def opened() -> Iterator[MlflowClient]:
-    """Open the store; raises ProjectError in seconds where it does not answer, and for whatever it refuses."""
+    """Open the store; raises UnfinishedError in seconds where it does not answer, ProjectError for what it refuses."""
     address = os.environ.get("MLFLOW_TRACKING_URI") or _own_address()
     _refuse_silent(address)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -260,7 +260,7 @@ def _refuse_silent(address: str) -> None:
         reason = getattr(error, "reason", error)
         if not isinstance(reason, ssl.SSLError):  # MLflow has settings of its own for certificates
             told = getattr(reason, "strerror", None) or reason
-            raise ProjectError(f"MLFLOW_TRACKING_URI: {masked(address)} does not answer ({told})") from None
+            raise UnfinishedError(f"MLFLOW_TRACKING_URI: {masked(address)} does not answer ({told})") from None
 
 
 @contextmanager
