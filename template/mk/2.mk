@@ -6,7 +6,7 @@ export MODEL_ENV = $(if $(filter environment,$(origin ENV)),$(filter dev staging
 .PHONY: pipeline reproduce models runs promote ui tune queue labels watch
 
 # a version named outside of make may be that of anything
-train pipeline data: export DATA_VERSION = $(if $(filter command,$(origin VERSION)),$(VERSION))
+train pipeline data tune: export DATA_VERSION = $(if $(filter command,$(origin VERSION)),$(VERSION))
 
 pipeline: ## run the stages whose input has changed, and register the model (VERSION= of earlier data)
 	@$(OPS) pipeline
@@ -14,7 +14,7 @@ pipeline: ## run the stages whose input has changed, and register the model (VER
 reproduce: ## do a recorded run again and compare: make reproduce RUN=20261123 (THREADS=1)
 	@$(OPS) reproduce --run "$$RUN" --threads "$$THREADS"
 
-tune: ## search for better parameters (APPLY=yes puts them into config/model.yaml)
+tune: ## search for better parameters (APPLY=yes puts them into config/model.yaml; VERSION= of earlier data)
 	@$(OPS) tune --apply "$$APPLY"
 
 queue: ## choose the rows that people should label: make queue N=50 (INPUT=rows.csv)

@@ -30,10 +30,7 @@ def pipeline(data: Data, version: str, say: Say) -> bool:
     start = time.monotonic()
     run.commit()
     with events.locked("pipeline"):
-        if version:
-            restored(version)
-        else:
-            snapshot(data)
+        bring(data, version)
         stages.write_inputs()
         ran = not versions.unchanged()
         if ran:
@@ -70,6 +67,14 @@ def collect(data: Data, model: Model, version: str, say: Say) -> None:
         kept = versions.keep()
         noted(kept)
     say(f"{rows} rows collected and checked -> {RAW}, version {kept}")
+
+
+def bring(data: Data, version: str) -> None:
+    """Collect the sources as they are now, or bring an earlier version of the data back."""
+    if version:
+        restored(version)
+    else:
+        snapshot(data)
 
 
 def restored(version: str) -> str:

@@ -144,6 +144,7 @@ def labels(
 @app.command("tune")
 def tune(
     apply: Annotated[str, typer.Option(help="yes to write the best parameters into config/model.yaml")] = "",
+    version: DataVersion = "",
 ) -> None:
     """Search for better parameters on the rows to learn from; run again, it goes on with the trials that are left."""
     data, case, model = load(Data), load(Case), load(Model)  # a typo is told before heavy libraries are loaded
@@ -153,8 +154,8 @@ def tune(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from .collect.sources import snapshot
     from .evaluate import compare
+    from .pipeline import bring
     from .register import events
     from .stages import checked
     from .train import examples, split
@@ -162,8 +163,9 @@ def tune(
     from .train.tune import tune as searched
 
     tuning = load(Tuning)
-    snapshot(data)
-    learn, _ = split(examples(checked(data, model), data, case, model)[0], data, model)
+    with events.locked("pipeline"):
+        bring(data, version)
+        learn, _ = split(examples(checked(data, model), data, case, model)[0], data, model)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

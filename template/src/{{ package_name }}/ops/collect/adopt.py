@@ -149,7 +149,7 @@ def look(path: Path, target: str, task: Task | None, born: Task, progress: Calla
     found.task = _settle_task(found, task, born)
     progress(0.8)
     distinct = ibis.memtable(table).distinct().count().to_pyarrow().as_py()
-    for one in columns.values():
+    for one in sorted(columns.values(), key=lambda one: not KEYS.search(one.words)):  # the key is likely among these
         if one.keys and one.name != target:
             _settle_role(one, found, distinct)
     if distinct < found.rows:  # where a column is nearly unique, equal rows are copies of each other
@@ -278,7 +278,7 @@ def _settle_role(one: Found, found: Adoption, distinct: int) -> None:
         one.set_aside("ignore", "the same in every row" if one.distinct else "has no value in any row")
     elif codes and direct:
         one.set_aside("ignore", "names a person directly")
-    elif unique and like_key and found.key is None:
+    elif unique and found.key is None and (like_key or one.runs_on or _is_code(one)):
         found.key = one.name
         one.set_aside("ignore", "the key: another value in each row")
     elif unique and (kind == "text" or one.runs_on):
@@ -292,3 +292,8 @@ def _settle_role(one: Found, found: Adoption, distinct: int) -> None:
     elif kind == "text" and one.distinct <= LISTED and min(one.counts.values()) >= OFTEN:
         one.keys["values"] = sorted(one.counts)
         one.reasons.append(f"{one.distinct} values; others are refused in training")
+
+
+def _is_code(one: Found) -> bool:
+    """Whether it holds texts of one word each, as a key that is not named like one does."""
+    return one.keys["type"] == "text" and not pc.any(pc.match_substring_regex(one.values, r"\S\s+\S")).as_py()
