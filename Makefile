@@ -1,6 +1,8 @@
 # The template repository's own commands; a generated project has its own Makefile.
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 export PATH := $(PATH):$(abspath .uv/bin)
+# each worker sets up the projects that its files of tests share
+SPREAD := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint format data docs
@@ -25,10 +27,10 @@ demo: .venv/ready ## generate the highest level into build/demo, and live in it:
 	@$(UV) run --no-sync python scripts/demo.py
 
 test: .venv/ready ## run the tests
-	@$(UV) run --no-sync pytest -m "not thorough"
+	@$(UV) run --no-sync pytest $(SPREAD) -m "not thorough"
 
 test-all: .venv/ready ## run the tests, and every combination of answers
-	@$(UV) run --no-sync pytest
+	@$(UV) run --no-sync pytest $(SPREAD)
 
 lint: .venv/ready ## check the template repository's own code
 	@$(UV) run --no-sync ruff check

@@ -161,6 +161,18 @@ def home(lived: Callable[[int, str], Path]) -> Path:
     return lived(1, "classification")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what this worker measured, if it is one."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["times"] = TIMES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker measured."""
+    TIMES.update(getattr(node, "workeroutput", {}).get("times", {}))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print what was measured."""
     for name, seconds in TIMES.items():
