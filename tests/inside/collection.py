@@ -44,6 +44,7 @@ from flight_delays.ops.process import (
 from flight_delays.ops.scorer import (
     Dialect,
 )
+from s3fs import S3FileSystem
 
 DATA, TASK = load(Data), load(Model).task
 
@@ -161,6 +162,31 @@ def test_web_sources_are_fetched_once(tmp_path: Path, site: tuple[str, list[str]
         snapshot(only(web=f"{address}/rows.csv"), refresh, tmp_path / "raw")
     assert asked == ["/rows.csv"] * 2
     assert pq.read_table(tmp_path / "raw" / "web.parquet").to_pylist() == [{"a": 1, "b": 2}]
+
+
+@pytest.fixture
+def store(site: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An object store that speaks S3, named by the environment as everywhere; the paths that were asked of it."""
+    for name, value in {"ENDPOINT_URL": site[0], "ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": "sesame"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    S3FileSystem.clear_instance_cache()  # it remembers the store of the test before
+    return site[1]
+
+
+def test_an_object_of_a_store_is_fetched(tmp_path: Path, store: list[str]) -> None:
+    snapshot(only(web="s3://bucket/rows.csv"), folder=tmp_path / "raw")
+    assert set(store) == {"/bucket/rows.csv"}
+    assert pq.read_table(tmp_path / "raw" / "web.parquet").to_pylist() == [{"a": 1, "b": 2}]
+
+
+@pytest.mark.parametrize(("name", "told"), [("closed", "access is refused"), ("absent", "nothing is at this address")])
+@pytest.mark.usefixtures("store")
+def test_a_store_that_refuses_is_told(name: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=told) as error:
+        snapshot(only(web=f"s3://bucket/{name}.csv"), folder=tmp_path / "raw")
+    assert f"s3://bucket/{name}.csv" in str(error.value)
+    assert "sesame" not in str(error.value)
+    assert kept(tmp_path / "raw") == {}
 
 
 WEB_FAILURES = {"closed": "credentials", "absent": "nothing is at", "cut": "not completed"}
