@@ -62,11 +62,15 @@ class Scene:
         return found[0]
 
     def put(self, name: str, value: Any, *names: str) -> Planted:
-        """Plant one odd value in a column, or another column in its place; the refusal must name it and `names`."""
-        values = value if isinstance(value, np.ndarray) else self.rows[name].copy()
-        if values is not value:
-            values[ODD] = value
-        return self.replace({**self.rows, name: values}, name, *names)
+        """Plant one odd value in a column, or another column in its place; the refusal must name it and `names`.
+
+        Of one odd value the refusal must tell a row too: which one, its order by time and key decides.
+        """
+        if isinstance(value, np.ndarray):
+            return self.replace({**self.rows, name: value}, f"column '{name}'", *names)
+        values = self.rows[name].copy()
+        values[ODD] = value
+        return self.replace({**self.rows, name: values}, "row ", f"column '{name}'", *names)
 
     def replace(self, faulty: Columns, *names: str) -> Planted:
         """Plant other rows."""
