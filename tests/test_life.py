@@ -204,6 +204,18 @@ def test_notebook_runs_from_top_to_bottom(lived: Lived, tmp_path: Path, level: i
     assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
 
 
+def test_the_hooks_hold_back_what_check_would_refuse(home: Path, tmp_path: Path) -> None:
+    project = a_copy(home, tmp_path / "project")
+    commit(project, "So far")
+    hooks: list[str | Path] = [*OFFLINE, project / ".venv/bin/pre-commit", "run", "--all-files"]
+    must(hooks, project, PRE_COMMIT_HOME=str(tmp_path / "hooks"))
+    (project / "src/flight_delays/more.py").write_text('"""Odd."""\nx: int =  "1" \n', encoding="utf-8")
+    git(project, "add", "--all")
+    done = run(hooks, project, PRE_COMMIT_HOME=str(tmp_path / "hooks"))
+    assert done.returncode != 0
+    assert len(re.findall(r"Failed$", done.stdout, re.M)) == 4, done.stdout
+
+
 @pytest.mark.parametrize("verb", ["data", "contract", "guards", "release VERSION=0.2.0"])
 def test_the_other_commands_of_level_1(home: Path, verb: str) -> None:
     commit(home, "So far")
