@@ -1,5 +1,5 @@
 # The template repository's own commands; a generated project has its own Makefile.
-UV := $(or $(shell command -v uv),.uv/bin/uv)
+UV := $(shell command -v uv || echo .uv/bin/uv)
 export PATH := $(PATH):$(abspath .uv/bin)
 # each worker sets up the projects that its files of tests share
 SPREAD := --numprocesses 2 --dist loadfile
@@ -12,11 +12,11 @@ help: ## list the commands
 
 setup: .venv/ready ## install what the commands below need into .venv
 
-.venv/ready: pyproject.toml | $(UV)
-	@$(UV) sync --quiet || { \
-	  $(UV) lock 2>&1 | grep -q 'missing an upload date' || exit 1; \
+.venv/ready: pyproject.toml | $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)
+	@"$(UV)" sync --quiet || { \
+	  "$(UV)" lock 2>&1 | grep -q 'missing an upload date' || exit 1; \
 	  echo "This package index gives no upload times: resolving by the ranges of pyproject.toml alone."; \
-	  $(UV) lock --quiet --no-config && $(UV) sync --quiet --no-config --frozen; }
+	  "$(UV)" lock --quiet --no-config && "$(UV)" sync --quiet --no-config --frozen; }
 	@touch $@
 
 .uv/bin/uv:
@@ -24,26 +24,26 @@ setup: .venv/ready ## install what the commands below need into .venv
 	@python3 -m venv .uv && .uv/bin/python -m pip install --quiet uv
 
 demo: .venv/ready ## generate the highest level into build/demo, and live in it: set up, check, train, score, serve
-	@$(UV) run --no-sync python scripts/demo.py
+	@"$(UV)" run --no-sync python scripts/demo.py
 
 test: .venv/ready ## run the tests
-	@$(UV) run --no-sync pytest $(SPREAD) -m "not thorough"
+	@"$(UV)" run --no-sync pytest $(SPREAD) -m "not thorough"
 
 test-all: .venv/ready ## run the tests, and every combination of answers
-	@$(UV) run --no-sync pytest $(SPREAD)
+	@"$(UV)" run --no-sync pytest $(SPREAD)
 
 lint: .venv/ready ## check the template repository's own code
-	@$(UV) run --no-sync ruff check
-	@$(UV) run --no-sync ruff format --check
-	@$(UV) run --no-sync mypy hooks scripts tests
+	@"$(UV)" run --no-sync ruff check
+	@"$(UV)" run --no-sync ruff format --check
+	@"$(UV)" run --no-sync mypy hooks scripts tests
 
 format: .venv/ready ## lay out the template repository's own code
-	@$(UV) run --no-sync ruff check --fix
-	@$(UV) run --no-sync ruff format
+	@"$(UV)" run --no-sync ruff check --fix
+	@"$(UV)" run --no-sync ruff format
 
 data: .venv/ready ## make the bundled data again from their source
-	@$(UV) run --no-sync --with pip python scripts/make_data.py
+	@"$(UV)" run --no-sync --with pip python scripts/make_data.py
 
 docs: .venv/ready ## make cookiecutter.json and the pages of docs/reference from what they describe
-	@$(UV) run --no-sync python scripts/make_questions.py
-	@$(UV) run --no-sync python scripts/make_guards.py
+	@"$(UV)" run --no-sync python scripts/make_questions.py
+	@"$(UV)" run --no-sync python scripts/make_guards.py

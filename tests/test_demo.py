@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 import demo
 import pytest
+from conftest import copied_tree, must
 
 
 def test_a_failing_step_ends_the_demo(
@@ -42,3 +44,14 @@ def test_the_outcome_of_the_training_is_told() -> None:
     assert demo.sentence("evaluate: The ridge is kept.\nrun 1 is version 1") == "The ridge is kept."
     assert demo.sentence("all 12 trials are done; no gain\nwrote reports/tuning.json").startswith("all 12 trials")
     assert demo.sentence("no such line\nwrote models/model.onnx\n") == "wrote models/model.onnx"
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_uv_is_used_where_it_is_and_fetched_where_it_is_not(tmp_path: Path, present: bool) -> None:
+    clone, folder = copied_tree(tmp_path / "my clone"), tmp_path / "my programs"
+    folder.mkdir()
+    for name in ("git", "make", "python3", "sh", *(["uv"] if present else [])):
+        (folder / name).symlink_to(shutil.which(name) or "")
+    said = must([folder / "make", "--dry-run", "demo"], clone, PATH=str(folder))
+    assert f'"{folder}/uv" run --no-sync python scripts/demo.py' in said or not present
+    assert ("pip install --quiet uv" in said) != present
