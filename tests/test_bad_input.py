@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import commit, git, make, share_environment, tree
+from conftest import Render, commit, git, make, must, share_environment, tree, well
 
 pytestmark = pytest.mark.life
 
@@ -352,8 +352,11 @@ def test_release_of_uncommitted_work(project: Path) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1])
-def test_before_set_up(project: Path, level: int) -> None:
+@pytest.mark.parametrize("cut_short", [False, True])
+def test_before_set_up(project: Path, level: int, cut_short: bool) -> None:
     shutil.rmtree(project / ".venv")
+    if cut_short:
+        must(["uv", "venv", "--quiet", project / ".venv"], project)
     targets = (
         ("train", "predict") if level == 0 else ("check", "data", "serve", "contract", "guards", "image", "release")
     )
@@ -368,6 +371,12 @@ def test_a_moved_folder_wants_its_set_up_anew(project: Path) -> None:
         refused(moved, target, told=rf"\.venv belongs to {project}: run 'make setup'")
     assert make(moved, "setup").returncode == 0
     assert make(moved, *PREDICT).returncode == 0
+
+
+def test_a_move_is_noticed_whatever_the_package_is_called(render: Render, tmp_path: Path) -> None:
+    project = render(maturity_level=0, project_slug="one-name", package_name="another")
+    well(make(project, "setup", offline=False))
+    refused(project.rename(tmp_path / "moved"), "train", told=rf"\.venv belongs to {project}: run 'make setup'")
 
 
 @pytest.mark.parametrize("level", [0])

@@ -148,7 +148,7 @@ def test_recipes_of_make(plain: list[Tree], tmp_path: Path) -> None:
     for number, project in enumerate(plain):
         folder = tmp_path / str(number)
         shutil.copytree(project.folder, folder)
-        (folder / ".venv").mkdir()
+        (folder / ".venv/lib/python3/site-packages/flight_delays-0.1.0.dist-info").mkdir(parents=True)
         assert {"setup", "train", "predict"} <= set(targets(folder))
         for target in targets(folder):
             script = folder / "recipe.sh"
