@@ -236,6 +236,10 @@ def test_every_task_is_reported(kind: str, rows: int, tmp_path: Path) -> None:
         report.write(judge(columns, pages, candidate), tmp_path / folder / "report.html")
         written.append([(tmp_path / folder / name).read_text("utf-8") for name in ("report.html", "metrics.json")])
     assert written[0] == written[1]
+    parts = ["guessing, and than a simple model?", "What does it look at?", "similar prediction"]
+    parts += ["For whom is it worse?"] if rows == 900 else []  # of 40 rows no group is large enough
+    for part in (*parts, "most extreme hundredth" if kind == "number" else "by truth and answer"):
+        assert part in written[0][0]
     facts = json.loads(written[0][1])
     assert facts["rows"]["learn"] + facts["rows"]["test"] == rows
     assert sum(map(sum, facts["confusion"])) == (0 if kind == "number" else facts["rows"]["test"])
