@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from ask import user_environment
-from conftest import ROOT, Render, make, must, run, well
+from conftest import ROOT, Render, git, make, must, run, share_environment, well
 
 SCRIPT = ROOT.parent / "shared/tools/container-engine"
 PACKAGES = ("docker.io", "runc", "mmdebstrap", "jq", "unzip", "iptables")
@@ -116,3 +116,21 @@ def test_no_image_is_built_of_a_model_that_differs_from_its_contract(project: Pa
     assert refused.returncode != 0
     assert "column 'temp': unit is 'degrees Celsius'" in " ".join(refused.stderr.split())
     assert must(["docker", "image", "ls", "--quiet", "flight-delays:0.1.0"], project, **engine) == ""
+
+
+def test_a_release_names_its_image_and_leaves_no_other(project: Path, engine: dict[str, str], tmp_path: Path) -> None:
+    clone, tag = tmp_path / "clone", "flight-delays:0.2.0"
+    git(tmp_path, "clone", "--quiet", str(project), str(clone))
+    for key in ("name", "email"):
+        git(clone, "config", f"user.{key}", "somebody")
+    shutil.copytree(project / "models", clone / "models")
+    share_environment(project, clone)
+    command = "from flight_delays.ops.release import release; release('0.2.0', 'yes', check=('true',))"
+    try:
+        said = must([clone / ".venv/bin/python", "-c", command], clone, **engine)
+        made = must(["docker", "image", "ls", "--format", "{{.Tag}}", "flight-delays"], clone, **engine)
+    finally:
+        run(["docker", "image", "rm", tag], clone, **engine)
+    assert f"image      {tag}" in said
+    assert made.split() == ["0.2.0"]
+    assert git(clone, "tag").split() == ["v0.2.0"]
