@@ -45,11 +45,11 @@ def engine() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module", params=["classification", "regression"])
-def project(render: Render, request: pytest.FixtureRequest) -> Path:
-    """A project that is set up and has a model."""
+def project(render: Render, engine: dict[str, str], request: pytest.FixtureRequest) -> Path:
+    """A project that is set up and has a model; none is made where no engine answers."""
     folder = render(maturity_level=1, task=request.param)
     for step in ("setup", "train"):
-        well(make(folder, step, offline=False))
+        well(make(folder, step, offline=False, environment=engine))
     return folder
 
 
