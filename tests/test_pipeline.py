@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from conftest import TIMES, Done, clone_at_start, commit, git, make, must, run, 
 
 pytestmark = pytest.mark.life
 ROWS = 1500
-KILLS = 4
+FORMATS = {"double": "<d", "int16": "<h"}
 STAGES = ["process", "train", "evaluate"]
 RAN = re.compile(r"^(process|train|evaluate): (?!brought back)", re.MULTILINE)
 BACK = re.compile(r"^(process|train|evaluate): brought back", re.MULTILINE)
@@ -168,21 +169,22 @@ def test_a_module_of_your_own_runs_all_again(project: Project) -> None:
 
 
 def test_one_byte_of_data_and_back(project: Project) -> None:
-    before, flights = project.runs()[-1], project.folder / "data/flights.parquet"
-    table = pq.read_table(flights)
-    delays = table.column("arr_delay").to_pylist()
-    place = next(row for row, delay in enumerate(delays) if delay is not None)
-    delays[place] += 1.0
-    column = table.schema.get_field_index("arr_delay")
-    pq.write_table(
-        table.set_column(column, table.schema.field(column), pa.array(delays, table.schema.field(column).type)), flights
-    )
+    """Exactly the stages run that depend on it: all of them on that of a flight, one on that of weather without one."""
+    before = project.runs()[-1]
+    flip(project.folder / "data/weather.parquet", "temp")
+    said = project.pipeline()
+    assert RAN.findall(said) == ["process"]
+    unseen = project.runs()[-1]
+    assert unseen["data"]["version"] != before["data"]["version"]
+    assert unseen["prediction"] == before["prediction"]
+
+    flip(project.folder / "data/flights.parquet", "arr_delay")
     said = project.pipeline()
     changed = project.runs()[-1]
-    assert RAN.findall(said)[0] == "process"
-    assert changed["data"]["version"] != before["data"]["version"]
+    assert RAN.findall(said) == STAGES
+    assert changed["data"]["version"] not in (before["data"]["version"], unseen["data"]["version"])
     assert changed["dirty"] == [], "data are bound by their hash"
-    assert len(project.runs()) == len({one["key"] for one in project.runs()})
+    assert len(project.runs()) == len({one["key"] for one in project.runs()}) == 3
 
     said = project.pipeline(f"VERSION={before['data']['version'][:8]}")
     assert RAN.findall(said) == []
@@ -194,6 +196,16 @@ def test_one_byte_of_data_and_back(project: Project) -> None:
     refused(make(project.folder, "pipeline", f"VERSION={'0' * 32}"), "0" * 32, "no remote")
     assert git(project.folder, "diff", "--name-only", "HEAD", "--", "dvc.lock", "data/raw.dvc") == ""
     assert well(make(project.folder, "data")).rstrip().endswith(changed["data"]["version"])
+
+
+def flip(path: Path, name: str) -> None:
+    """Flip one bit of one byte: of the first number in a column."""
+    table = pq.read_table(path)
+    place, field, cells = table.schema.get_field_index(name), table.schema.field(name), table[name].to_pylist()
+    row, layout = next(row for row, cell in enumerate(cells) if cell is not None), FORMATS[str(field.type)]
+    first, *others = struct.pack(layout, cells[row])
+    (cells[row],) = struct.unpack(layout, bytes([first ^ 1, *others]))
+    pq.write_table(table.set_column(place, field, pa.array(cells, field.type)), path)
 
 
 def hash_of(project: Project) -> str:
@@ -278,25 +290,32 @@ def cached(project: Project, name: str) -> list[Path]:
     return list((project.folder / ".dvc/cache/files/md5" / name[:2]).glob(name[2:]))
 
 
-def test_killed_at_any_moment(project: Project) -> None:
-    """Nothing is lost, nothing is half-written, and the run that is finished at last is registered once."""
-    before, draw = len(project.runs()), random.Random(0)
-    project.replace("config/model.yaml", "C: 0.5", "C: 0.25")
-    commit(project.folder, "Another model")
-    for _ in range(KILLS):
-        command = [str(project.folder / ".venv/bin/python"), "-m", "flight_delays.ops", "pipeline"]
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.thorough)])
+def test_killed_at_any_moment(project: Project, kills: int) -> None:
+    """Nothing is lost, nothing is half-written, and every model that is asked for is registered once."""
+    command = [str(project.folder / ".venv/bin/python"), "-m", "flight_delays.ops", "pipeline"]
+    before, whole, draw = len(project.runs()), project.runs()[-1]["duration"], random.Random(kills)
+    strength, changes, ended, killed = 0.5, 0, True, 0
+    while killed < kills:
+        if ended:  # something to do is asked for, so that each kill meets a pipeline at work
+            changes += 1
+            project.replace("config/model.yaml", f"C: {strength}", f"C: {(strength := kills + changes / 100)}")
+            commit(project.folder, "Another model")
         process = subprocess.Popen(command, cwd=project.folder, start_new_session=True, stdout=subprocess.DEVNULL)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(draw.uniform(0, 30))
+            process.wait(draw.uniform(0, whole))
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        ended = process.wait() == 0
+        killed += not ended
         assert (project.folder / "models/model.onnx").stat().st_size > 1000
     project.pipeline()
     runs, registered = project.runs(), project.events("register")
-    assert len(runs) == before + 1
+    assert len(runs) == before + changes
+    assert len({one["key"] for one in runs}) == len(runs)
     assert [event["version"] for event in registered] == list(range(1, len(registered) + 1))
-    assert [event["run"] for event in registered].count(runs[-1]["id"]) == 1
+    ids = [one["id"] for one in runs]
+    assert sorted(event["run"] for event in registered if event["run"] in ids) == ids
     assert [path for path in project.folder.rglob("*.part*") if ".venv" not in path.parts] == []
 
 
