@@ -165,6 +165,12 @@ def test_the_dialect_is_found(mark: str, decimal: str, encoding: str, tmp_path: 
     assert sniffed(path).separator == mark
 
 
+def test_blanks_around_a_name_are_no_part_of_it(tmp_path: Path) -> None:
+    lines = text({"size": SIZE, " n° (total) ": each(1, 5), " answer": ANSWER})
+    (tmp_path / "rows.csv").write_text(lines, encoding="utf-8")
+    assert list(adopted(tmp_path / "rows.csv")["columns"]) == ["size", "n° (total)", "answer"]
+
+
 def write(tmp_path: Path, **columns: Cells) -> Path:
     (tmp_path / "rows.csv").write_text(text({"size": SIZE, **columns}), encoding="utf-8")
     return tmp_path / "rows.csv"

@@ -183,7 +183,7 @@ def test_a_blank_is_missing_but_for_text(kind: str) -> None:
         from_values(Input("x", kind), [""])
 
 
-ODD = b"""\xef\xbb\xbfwhen;price;answer;text;flag;free;n
+ODD = b"""\xef\xbb\xbfwhen; price ;answer;text;flag ;"free";n
 31/12/2024;1.234,5;Yes;1.10;oui;007;1
 ;NA;No;"a;b
 c";non;x;

@@ -157,7 +157,7 @@ def refuse_empty(path: Path) -> None:
 
 
 def header(path: Path, dialect: Dialect) -> list[str]:
-    """Return the names in the first line of a CSV file.
+    """Return the names in the first line of a CSV file, without the blanks around them: DuckDB drops those too.
 
     Raises ProjectError where it cannot be read, or shows another encoding, separator or format than the dialect says.
     """
@@ -175,7 +175,7 @@ def header(path: Path, dialect: Dialect) -> list[str]:
     if "\0" in text:
         raise ProjectError(f"{path}: not text, so not CSV")
     try:
-        names = next(_records(text, dialect.separator), [])
+        names = [name.strip() for name in next(_records(text, dialect.separator), [])]
     except csv.Error as error:
         raise ProjectError(f"{path}: not a readable csv file ({error})") from None
     other = next((mark for mark in MARKS if len(names) == 1 and mark in names[0]), None)

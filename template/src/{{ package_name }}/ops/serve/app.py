@@ -163,7 +163,7 @@ def read_csv(body: bytes, _: Sequence[str], dialect: Dialect) -> Rows:
         lines = [line for line in csv.reader(text, strict=True, delimiter=dialect.separator) if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise HTTPException(400, f"the body is not CSV in {dialect.encoding.upper()}: {error}") from None
-    return _some(_table(lines[0], lines[1:]) if lines else [])
+    return _some(_table([name.strip() for name in lines[0]], lines[1:]) if lines else [])
 
 
 def _list(value: Any, key: str, names: Sequence[str]) -> Rows:

@@ -82,13 +82,16 @@ def _batches(source: Path, csv: Dialect, stack: ExitStack) -> Iterator[tuple[flo
                 done += batch.num_rows
                 yield done / total, batch
         else:
-            as_text = dict.fromkeys(header(source, csv), pa.string())
+            names = header(source, csv)
             file = stack.enter_context(in_utf8(source, csv))
             # Arrow's own file: its threads read ahead, and abort a process that ends while they wait for Python
             opened = stack.enter_context(pa.OSFile(str(file)))
-            options = pyarrow.csv.ConvertOptions(column_types=as_text, strings_can_be_null=False)
+            as_text = pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+            )
             form = pyarrow.csv.ParseOptions(delimiter=csv.separator, newlines_in_values=True)
-            for batch in stack.enter_context(pyarrow.csv.open_csv(opened, parse_options=form, convert_options=options)):
+            begin = pyarrow.csv.ReadOptions(column_names=names, skip_rows_after_names=1)
+            for batch in stack.enter_context(pyarrow.csv.open_csv(opened, begin, form, as_text)):
                 yield min(opened.tell() / file.stat().st_size, 1.0) if not opened.closed else 1.0, batch
     except pa.ArrowInvalid as error:
         raise ProjectError(f"{source}: not a readable {source.suffix[1:]} file ({first_line(error)})") from None
