@@ -7,18 +7,26 @@ import json
 import random
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.request import Request
 
 import ask
 import pytest
-from conftest import commit, git, make, must, share_environment, tree, well
+from conftest import Render, commit, git, make, must, share_environment, tree, well
 
 pytestmark = pytest.mark.life
 
 Lived = Callable[[int, str], Path]
 ROWS = 500
+ROW = "{},p{}@example.org,{},{}.{:03},{},{:02}.{:02}.2023,Notiz {},{}\n"
+MEASURED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Runs a command, and prints the most memory that one of its processes had, in KiB."""
 
 
 @pytest.fixture
@@ -73,8 +81,13 @@ def quantity(size: float, draw: random.Random) -> object:
 
 @pytest.mark.parametrize(
     ("level", "task", "answer"),
-    [(1, "classification", either), (1, "classification", one_of_many), (0, "regression", quantity)],
-    ids=["two classes", "many classes", "a quantity"],
+    [
+        pytest.param(1, "classification", either, id="two classes"),
+        pytest.param(1, "classification", one_of_many, id="many classes"),
+        pytest.param(0, "regression", quantity, id="a quantity"),
+        pytest.param(2, "classification", one_of_many, id="many classes, level 2", marks=pytest.mark.thorough),
+        pytest.param(2, "regression", quantity, id="a quantity, level 2", marks=pytest.mark.thorough),
+    ],
 )
 def test_every_command_works_afterwards(
     project: Path, tmp_path: Path, level: int, answer: Callable[[float, random.Random], object]
@@ -85,6 +98,7 @@ def test_every_command_works_afterwards(
     settings = (project / "config/data.yaml").read_text(encoding="utf-8")
     assert "csv: {separator: ;, decimal: ',', encoding: latin-1, missing: [NA]}" in settings
     assert ("positive: kündigt" in settings) == (answer is either)
+    commit(project, "Adopted")
     well(make(project, "train"))
     (tmp_path / "rows.csv").write_text("\n".join(lines[:6]) + "\n", encoding="latin-1")
     for source in ("outputs/unseen.csv", str(tmp_path / "rows.csv")):
@@ -109,6 +123,11 @@ def test_every_command_works_afterwards(
     ):
         must([python, "-m", *words], project)
     well(make(project, "guards"))
+    if level == 2:
+        newest = max((project / "runs").glob("*.json")).stem
+        assert "is reproduced" in well(make(project, "reproduce", f"RUN={newest}", "THREADS=1"))
+        assert "trials are done" in well(make(project, "tune"))
+        assert "rows queued" in well(make(project, "queue", "N=5"))
 
 
 @pytest.mark.parametrize(("level", "task"), [(1, "classification")])
@@ -117,6 +136,34 @@ def test_notebook_runs_on_other_data(project: Path, tmp_path: Path) -> None:
     well(make(project, "adopt", f"DATA={tmp_path / 'rows.csv'}", "TARGET=answer"))
     options = ("--to=notebook", "--execute", f"--output-dir={tmp_path}", "notebooks/explore.ipynb")
     must([project / ".venv/bin/python", "-m", "nbconvert", *options], project, JUPYTER_RUNTIME_DIR=str(tmp_path))
+
+
+def test_a_clone_has_the_bytes_of_data_and_labels(render: Render, tmp_path: Path) -> None:
+    """Also where lines, or cells of several lines, end as on Windows: their digests stand in records."""
+    project, clone, content = render(maturity_level=2), tmp_path / "clone", b'a,b\r\n1,"two\r\nlines"\r\n'
+    files = ("data/rows.csv", "labels/answers.csv")
+    for name in files:
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_bytes(content)
+    commit(project)
+    git(tmp_path, "clone", "--quiet", str(project), str(clone))
+    assert [(clone / name).read_bytes() for name in files] == [content] * 2
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("level", "task"), [(1, "classification")])
+def test_a_million_rows_need_less_than_two_gibibytes(project: Path, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    with (tmp_path / "rows.csv").open("w", encoding="utf-8") as file:
+        file.write("Kunden-ID,E-Mail,Alter,Größe,Tarif,seit,Notiz,answer\n")
+        for i in range(1_000_000):
+            day, month, word = draw.randint(1, 28), draw.randint(1, 12), draw.choice(("klein", "groß"))
+            cells = (i, i, draw.randint(18, 80), draw.randint(1, 2), draw.randint(0, 999), word, day, month)
+            file.write(ROW.format(*cells, draw.random(), draw.choice(("bleibt", "kündigt"))))
+    words = ("make", "adopt", f"DATA={tmp_path / 'rows.csv'}", "TARGET=answer")
+    said = must([sys.executable, "-c", MEASURED, *words], project)
+    assert "from 1000000 rows" in said
+    assert int(said.splitlines()[-1]) / 1024**2 < 2
 
 
 @pytest.mark.parametrize(("level", "task"), [(1, "classification")])
