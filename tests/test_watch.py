@@ -22,7 +22,6 @@ pytestmark = pytest.mark.life
 ROWS = 1500
 PATIENCE = 600
 """Seconds until a training has to have come to its end."""
-KILLS = 4
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +146,13 @@ def test_a_dropped_file_becomes_a_registered_run(watch: Watch, flights: pa.Table
     assert [event["outcome"] for event in watch.events("watch")] == ["handled", "refused", "handled"]
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_kills_lose_nothing_and_register_nothing_twice(watch: Watch, flights: pa.Table, seed: int) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.thorough)])
+def test_kills_lose_nothing_and_register_nothing_twice(watch: Watch, flights: pa.Table, kills: int) -> None:
     """The watch, the pipeline, or something that it started is killed at some moment; the last content is handled."""
-    chance = random.Random(seed)
-    for number in range(KILLS):
+    chance, before = random.Random(kills), watch.is_whole()
+    for number in range(kills):
         if number % 2 == 0:
-            watch.drop(some(flights, 10 * (seed + 1) + number))
+            watch.drop(some(flights, 10 * kills + number))
         process = watch.start()
         time.sleep(chance.uniform(0.5, 15))
         family = [process, *started_by(process)]
@@ -165,7 +164,10 @@ def test_kills_lose_nothing_and_register_nothing_twice(watch: Watch, flights: pa
             watch.ended()
     watch.start()
     assert watch.outcome() == "handled"
-    assert watch.is_whole() >= 1
+    assert watch.is_whole() > before
+    newest = json.loads(max((watch.project / "runs").glob("*.json")).read_text(encoding="utf-8"))
+    pointer = (watch.project / "data" / "raw.dvc").read_text(encoding="utf-8")
+    assert f"md5: {newest['data']['version']}.dir" in pointer, "the last content has its run"
 
 
 def test_the_model_card(lived: Callable[[int, str], Path]) -> None:
