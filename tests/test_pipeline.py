@@ -16,11 +16,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import Request
 
+import ask
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import TIMES, Done, clone_at_start, commit, git, make, must, run, share_environment, well
+from moto.server import ThreadedMotoServer
 
 pytestmark = pytest.mark.life
 ROWS = 1500
@@ -43,6 +46,10 @@ class Project:
     def python(self, code: str) -> str:
         """Run a line of Python in the project."""
         return must([self.folder / ".venv/bin/python", "-c", code], self.folder)
+
+    def dvc(self, *words: str, **environment: str) -> None:
+        """Run a command of DVC."""
+        must([self.folder / ".venv/bin/python", "-m", "dvc", *words], self.folder, **environment)
 
     def would_run(self) -> list[str]:
         """Return the stages that DVC would run now."""
@@ -238,17 +245,33 @@ def test_a_failing_stage_leaves_all_as_it_was(project: Project) -> None:
     assert len(project.runs()) == count
 
 
-def test_reproduced_in_a_fresh_clone(project: Project, tmp_path: Path) -> None:
+@pytest.fixture(params=["a folder", "S3"])
+def remote(request: pytest.FixtureRequest, project: Project, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Give the project a remote of DVC, and return the environment in which it opens."""
+    if request.param == "a folder":
+        project.dvc("remote", "add", "--default", "store", str(tmp_path / "remote"))
+        yield {}
+        return
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    ask.direct.open(Request(f"{address}/bucket", method="PUT"), timeout=30).close()
+    project.dvc("remote", "add", "--default", "store", "s3://bucket/project")
+    project.dvc("remote", "modify", "store", "endpointurl", address)
+    yield {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "NO_PROXY": "127.0.0.1"}
+    server.stop()
+
+
+def test_reproduced_in_a_fresh_clone(project: Project, remote: dict[str, str], tmp_path: Path) -> None:
     """The data come through a remote; another number of threads gives the same predictions."""
-    remote, python = tmp_path / "remote", project.folder / ".venv/bin/python"
-    must([python, "-m", "dvc", "remote", "add", "--default", "store", remote], project.folder)
-    must([python, "-m", "dvc", "push", "data/raw.dvc"], project.folder)
+    project.dvc("push", "data/raw.dvc", **remote)
     commit(project.folder, "Remote")
     clone = Project(tmp_path / "clone")
     git(tmp_path, "clone", "--quiet", str(project.folder), str(clone.folder))
     share_environment(project.folder, clone.folder)
     record = clone.runs()[-1]
-    said = well(make(clone.folder, "reproduce", f"RUN={record['id']}", "THREADS=1"))
+    words = ("reproduce", f"RUN={record['id']}", "THREADS=1")
+    said = well(make(clone.folder, *words, offline=not remote, environment=remote))
     assert f"is reproduced: predictions {record['prediction'][:12]}" in said
     assert git(clone.folder, "status", "--short") == ""
 
