@@ -58,7 +58,7 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         if _of_another(error, temporary):
             raise
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def scratch(folder: Path) -> Iterator[Path]:
     except OSError as error:
         if _of_another(error, temporary):
             raise
-        raise _unwritable(folder, error) from None
+        raise unwritable(folder, error) from None
 
 
 def swept(path: Path) -> str:
@@ -97,7 +97,8 @@ def _of_another(error: OSError, temporary: Path | None) -> bool:
     return temporary is not None and error.filename is not None and temporary.name not in str(error)
 
 
-def _unwritable(path: Path, error: OSError) -> ProjectError:
+def unwritable(path: Path, error: OSError) -> ProjectError:
+    """Return what to raise where the system refuses to write: UnfinishedError for a full disk, else ProjectError."""
     kind = UnfinishedError if error.errno in FULL else ProjectError
     return kind(f"{path}: cannot be written ({error.strerror or error})")
 

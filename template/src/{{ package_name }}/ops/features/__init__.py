@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...features import features
 from ..config import your_code
 from ..contract import Array, Columns, ProjectError
 from ..scorer import Dialect, Input, Packed, Signature, from_values
 
+Features: TypeAlias = Callable[[Columns], dict[str, Array]]
+"""What `features` of a `features.py` is."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a character, which JSON can carry and UTF-8 cannot."""
+TEXT = "OUT"
+"""Kinds of arrays that hold text."""
 
-def compute(columns: Columns) -> dict[str, Array]:
-    """Run your `features.py` on typed columns of shape (rows,) and check what it returned.
+
+def compute(columns: Columns, features: Features | None = None) -> dict[str, Array]:
+    """Run your `features.py`, or that of a release, on typed columns of shape (rows,) and check what it returned.
 
     Raises ProjectError naming the feature that has the wrong length or kind, or the line that fails.
     """
+    if features is None:  # only then: what is released must not need the project's own to be in order
+        from ...features import features as own
+
+        features = own
     rows = len(next(iter(columns.values())))
     with your_code("features.py", {"a row": columns}):
         made = features(columns)
@@ -26,7 +37,9 @@ def compute(columns: Columns) -> dict[str, Array]:
     for name, values in made.items():
         if not isinstance(values, np.ndarray) or values.shape != (rows,):
             raise ProjectError(f"features.py: '{name}' should be an array of {rows} values, one for each row")
-        if values.dtype.kind not in "fiubOUT":
+        if values.dtype.kind == "f":
+            continue
+        if values.dtype.kind not in "iubOUT":
             raise ProjectError(f"features.py: '{name}' is of kind {values.dtype}; return numbers or text")
         odd = [value for value in values if not isinstance(value, str)] if is_text(values) else []
         if odd:
@@ -36,7 +49,7 @@ def compute(columns: Columns) -> dict[str, Array]:
 
 def is_text(values: Array) -> bool:
     """Whether a feature is text rather than a number."""
-    return values.dtype.kind in "OUT"
+    return values.dtype.kind in TEXT
 
 
 def pack(made: Columns, numbers: Sequence[str], text: Sequence[str]) -> Packed:
@@ -46,23 +59,27 @@ def pack(made: Columns, numbers: Sequence[str], text: Sequence[str]) -> Packed:
     packed_text = np.empty((rows, len(text)), dtype=object)
     for position, name in enumerate(numbers):
         packed_numbers[:, position] = made[name]
-        if np.isinf(packed_numbers[:, position]).any():
-            row = int(np.flatnonzero(np.isinf(packed_numbers[:, position]))[0]) + 1
-            raise ProjectError(f"features.py: '{name}' is infinite in row {row}; return NaN where there is no number")
+    infinite = np.isinf(packed_numbers)
+    if infinite.any():
+        position = int(infinite.any(axis=0).argmax())
+        name, row = numbers[position], int(infinite[:, position].argmax()) + 1
+        raise ProjectError(f"features.py: '{name}' is infinite in row {row}; return NaN where there is no number")
     for position, name in enumerate(text):
         packed_text[:, position] = made[name]
     return Packed(packed_numbers, packed_text)
 
 
-def prepare(columns: Columns, signature: Signature) -> Packed:
+def prepare(columns: Columns, signature: Signature, features: Features | None = None) -> Packed:
     """Turn the typed input columns of a request or a batch into what the model file takes.
+
+    `features` is that of a release; without it, your own runs.
 
     Raises ProjectError naming the feature by which your `features.py` and the model file differ.
     """
-    made = compute(columns)
+    made = compute(columns, features)
     for names, kind in ((signature.numbers, "a number"), (signature.text, "text")):
         for name in names:
-            if name not in made or is_text(made[name]) != (kind == "text"):
+            if name not in made or (made[name].dtype.kind in TEXT) != (kind == "text"):
                 known = "returns none" if name not in made else "makes it something else"
                 reason = f"the model was trained on a feature '{name}', {kind}, and features.py {known}"
                 raise ProjectError(f"{reason}; run `make train` again")
@@ -83,3 +100,19 @@ def from_records(
                 raise ProjectError(f"row {number}, column '{column.name}': missing; the model needs it")
         typed[column.name] = from_values(column, [record[column.name] for record in records], csv=csv)
     return typed
+
+
+def from_request(rows: Sequence[Mapping[str, Any]], signature: Signature) -> dict[str, Array]:
+    """Turn the rows of a request into typed columns; see `from_records`."""
+    _refuse_nested(rows, [column.name for column in signature.inputs])
+    return from_records(rows, signature.inputs, signature.csv)
+
+
+def _refuse_nested(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    for number, row in enumerate(rows, start=1):
+        for name in names:
+            value = row.get(name)
+            if isinstance(value, dict | list):
+                raise ProjectError(f"row {number}, column '{name}': one value is wanted, not a list or an object")
+            if isinstance(value, str) and SURROGATE.search(value):
+                raise ProjectError(f"row {number}, column '{name}': half a Unicode character is no text")
