@@ -1,17 +1,19 @@
 """Comparisons that level 2 adds to the report: with the champion, with fewer rows, and of parameters that were tried.
 
 The champion and the tuning are as they are when the model is evaluated; they are shown on the page and kept out of
-metrics.json, which holds only what the data, the settings and the code make of themselves.
+metrics.json, which holds only what the data, the settings and the code make of themselves. How sure a comparison is,
+which the gates of a release ask, stands here too.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from ..train import Examples
 from ..train.space import OUTCOME, Outcome, fingerprint
 from ..train.tune import answered
 from . import Contest, Evaluation, importance, plots
-from .metrics import METRICS, Interval, draws
+from .metrics import METRICS, Floats, Interval, draws
 from .plots import Axis, Row, across, figure, section, square, up
 from .report import Addition
 from .words import label
@@ -170,6 +172,30 @@ def read_tuning(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and set(found) == set(Outcome.__dataclass_fields__) else None
+
+
+def sure(drawn: Floats, confidence: float) -> Interval:
+    """Return a value with the bounds that it keeps to, each with this confidence; NaN where it cannot be measured.
+
+    The normal interval with the bootstrap's standard error (Efron and Tibshirani 1993, chapter 13): it holds for bounds
+    so far out that percentiles of a few hundred draws do not reach them.
+    """
+    usable = drawn[1:][np.isfinite(drawn[1:])]
+    if not np.isfinite(drawn[0]) or len(usable) < len(drawn) / 2:
+        return Interval(float(drawn[0]), float("nan"), float("nan"))
+    reach = NormalDist().inv_cdf(confidence) * float(usable.std(ddof=1))
+    return Interval(float(drawn[0]), float(drawn[0]) - reach, float(drawn[0]) + reach)
+
+
+def spare(drawn: Mapping[str, Floats], model: Model, margin: float) -> Floats:
+    """Return how far a candidate stays above what it must reach: below 0 it lost more than the margin allows.
+
+    It may lose a share, `margin`, of the champion's lead over the constant answer; draw by draw, so that the doubt
+    about the lead counts as well.
+    """
+    gain = METRICS[model.metric].gain
+    lead = gain(drawn["champion"], drawn["constant"])
+    return gain(drawn["candidate"], drawn["champion"]) + margin * lead
 
 
 class _LogAxis(Axis):

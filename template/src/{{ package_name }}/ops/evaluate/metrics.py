@@ -243,11 +243,12 @@ def sliced(
         measured = Interval.of(draws(model, target[rows], raw[rows]))
         if np.isfinite(measured.low):
             worse = bool(measured.high < whole if facts.higher else measured.low > whole)
-            slices.append(Slice(column, _in_words(distinct[position], kind), int(counts[position]), measured, worse))
+            slices.append(Slice(column, in_words(distinct[position], kind), int(counts[position]), measured, worse))
     return slices, len(distinct) - len(slices)
 
 
-def _in_words(value: Any, kind: str) -> str:
+def in_words(value: Any, kind: str) -> str:
+    """Write the value that a slice has, given the type of its column."""
     if value == "" or str(value) in ("nan", "NaT"):
         return "(missing)"
     return str(bool(value)).lower() if kind == "boolean" else f"{value:g}" if isinstance(value, float) else str(value)

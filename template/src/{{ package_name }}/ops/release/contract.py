@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Iterator
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -100,6 +101,22 @@ def refuse_mismatch(contract: Contract, signature: Signature) -> None:
         raise ProjectError(f"{CONTRACT} does not describe the model:\n  " + "\n  ".join(lines))
 
 
+def breaking(new: Contract, live: Contract) -> Iterator[tuple[str, str]]:
+    """Yield each column in which requests of the live contract would fail or mean something else, and how."""
+    added = [name for name in new.inputs if name not in live.inputs]
+    for name, column in live.inputs.items():
+        if name not in new.inputs:
+            yield name, f"column '{name}' is taken no more{hint(name, added)}"
+            continue
+        yield from ((name, f"column '{name}': {told}") for told in _narrowed(new.inputs[name], column))
+    for name in added:
+        yield name, f"column '{name}' is newly wanted"
+    for key in ("target", "type", "unit", "classes"):
+        before, now = getattr(live.output, key), getattr(new.output, key)
+        if before != now:
+            yield "output", f"the output's {key} was {before!r} and is {now!r}"
+
+
 def output(signature: Signature) -> Output:
     """Return what a model of this signature gives."""
     return Output(
@@ -145,6 +162,14 @@ def write_contract(signature: Signature, case: Case, unseen: Path, path: Path = 
 def _differences(what: str, promised: Settings, real: Any, keys: tuple[str, ...]) -> list[str]:
     pairs = [(key, getattr(promised, key), getattr(real, key)) for key in keys]
     return [f"{what}: {key} is {ours!r}, but {theirs!r} in the model" for key, ours, theirs in pairs if ours != theirs]
+
+
+def _narrowed(new: Promised, live: Promised) -> Iterator[str]:
+    for key in ("type", "unit"):
+        if getattr(new, key) != getattr(live, key):
+            yield f"its {key} was {getattr(live, key)!r} and is {getattr(new, key)!r}"
+    if live.nulls and not new.nulls:
+        yield "a value is newly wanted in every row"
 
 
 def _kind(value: Any) -> Kind:
