@@ -6,10 +6,10 @@ import csv
 import hashlib
 import io
 import json
-import re
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,22 +18,21 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from numpy.typing import NDArray
 
 from ... import __version__
 from ..config import YourCodeError
-from ..contract import ProjectError
-from ..features import from_records, prepare
+from ..contract import Columns, ProjectError
+from ..features import from_request, prepare
 from ..release.contract import CONTRACT, Contract, read_contract, refuse_mismatch
-from ..scorer import MODEL, Dialect, Scorer
+from ..scorer import MODEL, Dialect, Packed, Scorer, Signature
 from .page import ERRORS, page, request_body, response_schema
 
 LIMIT = 10 * 2**20
 """Largest body of a request, bytes."""
 SENTENCE = 500
 """Longest sentence of an error, characters: a refused value may be as long as the body."""
-SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half a character, which JSON can carry and UTF-8 cannot."""
-Rows: TypeAlias = list[Mapping[str, Any]]
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
 
 class TooLargeError(ProjectError):
@@ -124,18 +123,32 @@ def score(scorer: Scorer, rows: Rows) -> dict[str, Any]:
     the row that has no finite answer.
     """
     signature = scorer.signature
-    _refuse_nested(rows, [column.name for column in signature.inputs])
-    typed = from_records(rows, signature.inputs, signature.csv)
-    with np.errstate(all="ignore"):  # an overflow becomes a sentence below, not a warning in the log
-        raw = scorer.run(prepare(typed, signature))
-    finite = np.isfinite(raw).reshape(len(rows), -1).all(axis=1)
-    if not finite.all():
-        raise ProjectError(f"row {int(finite.argmin()) + 1}: the model has no finite answer for these values")
+    _, raw = answered(scorer, from_request(rows, signature), partial(prepare, signature=signature))
     answers: dict[str, Any] = {"predictions": scorer.answers(raw).tolist()}
     if signature.task == "classification":
-        classes = [str(name).lower() if isinstance(name, bool) else str(name) for name in signature.classes]
-        answers["probabilities"] = [dict(zip(classes, row, strict=True)) for row in raw.tolist()]
+        names = class_names(signature)
+        answers["probabilities"] = [dict(zip(names, row, strict=True)) for row in raw.tolist()]
     return answers
+
+
+def answered(scorer: Scorer, columns: Columns, pack: Callable[[Columns], Packed]) -> tuple[Packed, NDArray[np.float32]]:
+    """Return typed columns as the model takes them, and what it says to each row.
+
+    Raises ProjectError naming the first row that has no finite answer.
+    """
+    with np.errstate(all="ignore"):  # an overflow becomes a sentence below, not a warning in the log
+        packed = pack(columns)
+        raw = scorer.run(packed)
+    finite = np.isfinite(raw)
+    if not finite.all():
+        row = int(finite.reshape(len(raw), -1).all(axis=1).argmin()) + 1
+        raise ProjectError(f"row {row}: the model has no finite answer for these values")
+    return packed, raw
+
+
+def class_names(signature: Signature) -> list[str]:
+    """Return the classes as the keys of an object."""
+    return [str(name).lower() if isinstance(name, bool) else str(name) for name in signature.classes]
 
 
 def read_json(body: bytes, names: Sequence[str], _: Dialect) -> Rows:
@@ -169,7 +182,7 @@ def read_csv(body: bytes, _: Sequence[str], dialect: Dialect) -> Rows:
 def _list(value: Any, key: str, names: Sequence[str]) -> Rows:
     if not isinstance(value, list):
         raise ProjectError(f"{key}: should be a list of rows")
-    rows: Rows = []
+    rows: list[Mapping[str, Any]] = []
     for number, row in enumerate(value, start=1):
         if not isinstance(row, dict | list):
             raise ProjectError(f"{key}, row {number}: should be an object of columns, or a list of {len(names)} values")
@@ -212,16 +225,6 @@ def _some(rows: Rows) -> Rows:
     return rows
 
 
-def _refuse_nested(rows: Rows, names: Sequence[str]) -> None:
-    for number, row in enumerate(rows, start=1):
-        for name in names:
-            value = row.get(name)
-            if isinstance(value, dict | list):
-                raise ProjectError(f"row {number}, column '{name}': one value is wanted, not a list or an object")
-            if isinstance(value, str) and SURROGATE.search(value):
-                raise ProjectError(f"row {number}, column '{name}': half a Unicode character is no text")
-
-
 async def _limited(request: Request) -> bytes:
     body = bytearray()
     async for part in request.stream():
@@ -262,18 +265,24 @@ def serve(host: str, port: str, model: Path = MODEL) -> None:
 
     Raises ProjectError for a port that cannot be had, or a model and a contract that cannot be served.
     """
-    with _listener(host, port) as listener:
+    with listening(host, port) as listener:
         app = service(model)
         server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning"))
         # uvicorn raises the signal anew when it has stopped, and meets this handler
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        print(f"{app.title} {app.version} answers on {address}/invocations; {address}/docs says how", flush=True)
+        announce(app.title, listener, host)
         server.run([listener])
 
 
-def _listener(host: str, port: str) -> socket.socket:
+def announce(name: str, listener: socket.socket, host: str) -> None:
+    """Say where the service answers."""
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    print(f"{name} {__version__} answers on {address}/invocations; {address}/docs says how", flush=True)
+
+
+def listening(host: str, port: str) -> socket.socket:
+    """Return a socket that listens; raises ProjectError for a port that cannot be had."""
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 2**16):
         raise ProjectError(f"PORT is '{port}': give a whole number from 0 (any free port) to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

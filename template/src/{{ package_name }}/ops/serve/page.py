@@ -20,12 +20,12 @@ TYPES: dict[Kind, dict[str, str]] = {
     "time": {"type": "string"},
 }
 _SENTENCE = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
-_DETAIL = {"application/json": {"schema": _SENTENCE}}
+DETAIL = {"application/json": {"schema": _SENTENCE}}
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "The body is not JSON, or not CSV", "content": _DETAIL},
-    413: {"description": "The body is too large", "content": _DETAIL},
-    415: {"description": "Another Content-Type than JSON or CSV", "content": _DETAIL},
-    422: {"description": "A value does not fit; the sentence names row and column", "content": _DETAIL},
+    400: {"description": "The body is not JSON, or not CSV", "content": DETAIL},
+    413: {"description": "The body is too large", "content": DETAIL},
+    415: {"description": "Another Content-Type than JSON or CSV", "content": DETAIL},
+    422: {"description": "A value does not fit; the sentence names row and column", "content": DETAIL},
 }
 
 
@@ -36,18 +36,18 @@ def example(contract: Contract) -> dict[str, Any]:
 
 def request_body(contract: Contract) -> dict[str, Any]:
     """Return the OpenAPI description of a request: the contract's columns in each of the forms, and as CSV."""
-    row = _object(**{name: _column(column) for name, column in contract.inputs.items()})
+    row = object_of(**{name: _column(column) for name, column in contract.inputs.items()})
     names, values = {"type": "array", "items": {"type": "string"}}, {"type": "array", "items": {}}
     rows, tables = {"type": "array", "items": row, "minItems": 1}, {"type": "array", "items": values, "minItems": 1}
-    columns = _object(**dict.fromkeys(contract.inputs, values))
-    split = _object(columns=names, data=tables)
+    columns = object_of(**dict.fromkeys(contract.inputs, values))
+    split = object_of(columns=names, data=tables)
     forms = {
         "dataframe_records": rows,
         "dataframe_split": split,
         "instances": {"anyOf": [rows, tables]},
         "inputs": {"anyOf": [columns, rows, tables]},
     }
-    one_of = [_object(**{key: form}) for key, form in forms.items()]
+    one_of = [object_of(**{key: form}) for key, form in forms.items()]
     return {
         "required": True,
         "content": {
@@ -62,10 +62,10 @@ def response_schema(contract: Contract) -> dict[str, Any]:
     output = contract.output
     answer: dict[str, Any] = {**TYPES[output.type], "description": _words(output.target, output.unit)}
     if not output.classes:
-        return _object(predictions={"type": "array", "items": answer})
+        return object_of(predictions={"type": "array", "items": answer})
     chances = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}}
     answer["enum"] = output.classes
-    return _object(predictions={"type": "array", "items": answer}, probabilities={"type": "array", "items": chances})
+    return object_of(predictions={"type": "array", "items": answer}, probabilities={"type": "array", "items": chances})
 
 
 def page(contract: Contract, version: str, openapi: Mapping[str, Any]) -> str:
@@ -109,7 +109,8 @@ def _words(means: str | None, unit: str | None) -> str:
     return ", in ".join(part for part in (means, unit) if part)
 
 
-def _object(**properties: Any) -> dict[str, Any]:
+def object_of(**properties: Any) -> dict[str, Any]:
+    """Return the schema of an object that has all of these properties."""
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 

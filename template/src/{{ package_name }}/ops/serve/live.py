@@ -1,0 +1,205 @@
+"""Which models answer: what the environment's pointer says, loaded beside what answers, swapped in between requests."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import UnfinishedError, first_line
+from ..contract import Columns
+from ..features import from_request
+from ..release.bundle import FIXTURE, Bundle
+from ..release.experiment import variant
+from ..release.ledger import Pointer
+from ..release.store import Store
+from ..scorer import Packed
+from . import Answered, Variant
+from .app import answered
+from .metrics import Counts
+from .protocols import Quick, Read, Reader, Replies
+
+Reply: TypeAlias = tuple[Answered, bytes]
+POLL = 0.2
+"""Seconds between two looks at the pointer."""
+AGAIN = 5.0
+"""Seconds until a store that did not answer is asked again."""
+MOST = 256
+"""Rows that are scored between other requests at most."""
+BRIEF = 0.004
+"""Seconds that a request may keep all others waiting; a longer one is scored in a thread."""
+
+
+class Model:
+    """A bundle, ready to answer."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Measure how long a bundle takes for the rows of its fixture; raises ProjectError where it has no answer."""
+        self.bundle, self.digest, self.version = bundle, bundle.digest, bundle.manifest.version
+        self.signature = bundle.scorer.signature
+        self.reader, self.replies = Reader(self.signature), Replies(self.signature)
+        self.waiting: list[Asked] = []
+        """Requests of this turn of the event loop, which one run of the model answers."""
+        rows = json.loads((bundle.folder / FIXTURE).read_bytes())["dataframe_records"]
+        one, many = self._seconds(rows[:1]), self._seconds(rows)
+        a_row = max(many - one, 1e-9) / max(len(rows) - 1, 1)
+        self.inline = min(int((BRIEF - one) / a_row), MOST) if one < BRIEF else 0
+        """Rows of a request up to which it is scored between others."""
+
+    def _seconds(self, rows: Sequence[Mapping[str, Any]]) -> float:
+        columns = from_request(rows, self.signature)
+        best = float("inf")
+        for _ in range(3):
+            started = time.perf_counter()
+            self.answer(columns)
+            best = min(best, time.perf_counter() - started)
+        return best
+
+    def answer(self, columns: Columns) -> tuple[Packed, NDArray[np.float32], list[Any]]:
+        """Return typed columns as the model takes them, what it says, and its answers.
+
+        Raises ProjectError naming the first row that has none.
+        """
+        packed, raw = answered(self.bundle.scorer, columns, self.bundle.prepare)
+        return packed, raw, self.bundle.scorer.answers(raw).tolist()
+
+
+@dataclass(frozen=True)
+class State:
+    """Which models answer what; replaced as a whole, so that a request sees one or the other."""
+
+    champion: Model
+    challenger: Model | None = None
+    share: float = 0.0
+    shadow: bool = False
+    experiment: str = ""
+
+    def of(self, entity: str) -> tuple[Model, Variant]:
+        """Return which model answers an entity."""
+        if self.challenger is not None and not self.shadow and variant(entity, self.experiment, self.share):
+            return self.challenger, "challenger"
+        return self.champion, "champion"
+
+    @property
+    def models(self) -> Iterator[tuple[Variant, Model]]:
+        """The models with their variants."""
+        yield "champion", self.champion
+        if self.challenger is not None:
+            yield ("shadow" if self.shadow else "challenger"), self.challenger
+
+
+class Asked:
+    """One request to score."""
+
+    __slots__ = (
+        *("state", "body", "read", "quick", "who", "started"),
+        *("model", "variant", "entities", "rows", "reply", "is_late"),
+    )
+
+    def __init__(self, state: State, body: bytes, read: Read, quick: Quick | None, who: bytes | None) -> None:
+        """Note what is asked of which models, how it is read exactly or quickly, and the caller's word for who asks."""
+        self.started = time.perf_counter()
+        self.state, self.body, self.read, self.quick, self.who = state, body, read, quick, who
+        self.model: Model = state.champion
+        self.variant: Variant = "champion"
+        self.entities: list[str] | None = None
+        self.rows: list[Any] = []
+        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.is_late = False
+
+    def answer(self, reply: Reply) -> None:
+        """Give the answer to whoever waits, if there still is somebody."""
+        if not self.reply.done():
+            self.reply.set_result(reply)
+
+    def refuse(self, error: Exception) -> None:
+        """Say to whoever waits, if there still is somebody, why there is no answer."""
+        if not self.reply.done():
+            self.reply.set_exception(error)
+
+
+class Live:
+    """The state of an environment, which follows its pointer."""
+
+    def __init__(self, store: Store, environment: str, counts: Counts, tell: Callable[..., None]) -> None:
+        """Load what the environment uses; raises ProjectError where that may not or cannot be used."""
+        self._store, self._environment, self.counts, self._tell = store, environment, counts, tell
+        self._stamp, self._at = store.stamp(environment), 0.0
+        self.state = self._loaded(store.admitted(environment))
+        self._over = threading.Event()
+
+    def _loaded(self, pointer: Pointer) -> State:
+        known = {model.digest: model for _, model in self.state.models} if hasattr(self, "state") else {}
+        models = [known.get(digest) or Model(self._store.bundle(digest)) for digest in pointer.digests]
+        challenger = models[1] if len(models) > 1 else None
+        return State(models[0], challenger, pointer.share, pointer.shadow, pointer.experiment or "")
+
+    def look(self) -> None:
+        """Look at the pointer, and swap in what it says if it has moved; what cannot be used changes nothing."""
+        started = time.monotonic()
+        stamp = None
+        try:
+            stamp = self._store.stamp(self._environment)
+            if stamp == self._stamp or started < self._at:
+                return
+            new = self._loaded(self._store.admitted(self._environment))
+        except Exception as error:  # whatever is wrong with it, the one before keeps serving
+            self.counts.events["service_refused_bundles"] += 1
+            serving = self.state.champion.digest
+            self._tell("refused", environment=self._environment, reason=first_line(error), serving=serving)
+            if isinstance(error, UnfinishedError | OSError):
+                self._at = started + AGAIN
+            else:
+                self._stamp = stamp
+            return
+        old, self.state, self._stamp = self.state, new, stamp
+        give_back()
+        self.counts.events["service_swaps"] += 1
+        facts = {name: model.digest for name, model in new.models}
+        seconds = round(time.monotonic() - started, 3)
+        self._tell("swapped", environment=self._environment, previous=old.champion.digest, seconds=seconds, **facts)
+
+    def follow(self) -> None:
+        """Look at the pointer five times a second, in a thread of its own, until `stop`."""
+        threading.Thread(target=self._follow, name="follow", daemon=True).start()
+
+    def _follow(self) -> None:
+        while not self._over.wait(POLL):
+            self.look()
+
+    def stop(self) -> None:
+        """Follow no more."""
+        self._over.set()
+
+
+class Only:
+    """A single bundle that the ledger vouches for, whatever the environments use: it is served to be measured."""
+
+    def __init__(self, store: Store, digest: str, counts: Counts) -> None:
+        """Load the bundle; raises ProjectError where that may not or cannot be used."""
+        self.counts = counts
+        self.state = State(Model(store.bundle(digest)))
+
+    def follow(self) -> None:
+        """Nothing moves."""
+
+    def stop(self) -> None:
+        """Nothing moves."""
+
+
+def give_back() -> None:
+    """Return to the system what a loading took and no longer needs; glibc keeps it unless it is asked."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
