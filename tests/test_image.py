@@ -8,8 +8,11 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -19,13 +22,18 @@ from conftest import ROOT, Render, git, make, must, run, share_environment, well
 SCRIPT = ROOT.parent / "shared/tools/container-engine"
 PACKAGES = ("docker.io", "runc", "mmdebstrap", "jq", "unzip", "iptables")
 LOCKED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-TRAINING = ("duckdb", "ibis", "onnx", "pandas", "pyarrow", "sklearn")
+TRAINING = ("duckdb", "ibis", "mlflow", "onnx", "pandas", "pyarrow", "sklearn")
+LARGEST = 350
+"""Of the image with its base, MB as the engine counts them."""
+MOUNTED = ("releases", ".keys/release.pub")
+SERVING = ("--frozen", "--no-default-groups", "--group", "serve", "--group", "deploy")
+Engine = dict[str, str]
 
 pytestmark = pytest.mark.life
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[dict[str, str]]:
+def engine() -> Iterator[Engine]:
     """What the environment needs for a container engine: the machine's own, or else one started for these tests."""
     if shutil.which("docker") and run(["docker", "info"], ROOT).returncode == 0:
         yield {}
@@ -45,7 +53,7 @@ def engine() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module", params=["classification", "regression"])
-def project(render: Render, engine: dict[str, str], request: pytest.FixtureRequest) -> Path:
+def project(render: Render, engine: Engine, request: pytest.FixtureRequest) -> Path:
     """A project that is set up and has a model; none is made where no engine answers."""
     folder = render(maturity_level=1, task=request.param)
     for step in ("setup", "train"):
@@ -53,59 +61,88 @@ def project(render: Render, engine: dict[str, str], request: pytest.FixtureReque
     return folder
 
 
-@pytest.fixture
-def local(project: Path) -> Iterator[str]:
-    """The address of the project's service, started without a container."""
-    command = [f"{project}/.venv/bin/python", "-m", "flight_delays.ops", "serve", "--port", "0"]
+@pytest.fixture(scope="module")
+def released(render: Render) -> Path:
+    """A project of level 3 whose model is in production."""
+    folder = render(maturity_level=3)
+    for step in ("setup", "train"):
+        well(make(folder, step, offline=False))
+    for environment in ("dev", "staging", "prod"):
+        well(make(folder, "deploy", f"ENV={environment}"))
+    return folder
+
+
+@contextmanager
+def local(project: Path, environment: Path | None = None) -> Iterator[str]:
+    """Start the project's service without a container, in its own environment or another, and give its address."""
+    python = (environment or project / ".venv") / "bin/python"
+    command = [str(python), "-m", "flight_delays.ops", "serve", "--port", "0"]
     with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True) as service:
-        found = re.search(r"http://[0-9.:]+", service.stdout.readline() if service.stdout else "")
-        assert found, "the service did not start"
-        yield found[0]
-        service.terminate()
+        try:
+            found = re.search(r"http://[0-9.:]+", service.stdout.readline() if service.stdout else "")
+            assert found, "the service did not start"
+            yield found[0]
+        finally:
+            service.terminate()
 
 
-def answers(address: str, project: Path) -> list[bytes]:
+@contextmanager
+def container(project: Path, engine: Engine, *words: str) -> Iterator[tuple[str, str]]:
+    """Run an image locked down; give the container's id and its address once the engine finds it healthy."""
+    started = must(["docker", "run", "--detach", *LOCKED, "--publish", "127.0.0.1::8080", *words], project, **engine)
+    name = started.strip()
+    try:
+        for _ in range(60):
+            if inspected(name, "State.Health.Status", project, engine) == "healthy":
+                break
+            time.sleep(1)
+        else:
+            pytest.fail(f"never healthy: {run(['docker', 'logs', name], project, **engine)}")
+        yield name, "http://" + must(["docker", "port", name, "8080"], project, **engine).split()[0]
+    finally:
+        run(["docker", "rm", "--force", "--volumes", name], project, **engine)
+
+
+def inspected(name: str, what: str, project: Path, engine: Engine) -> str:
+    """Return what the engine knows of a container or an image."""
+    return must(["docker", "inspect", "-f", f"{{{{.{what}}}}}", name], project, **engine).strip()
+
+
+def refuse_too_much_inside(name: str, project: Path, engine: Engine) -> None:
+    """Assert that a container runs without rights and holds no library of training."""
+
+    def inside(*command: str) -> int:
+        return run(["docker", "exec", name, *command], project, **engine).returncode
+
+    assert must(["docker", "exec", name, "id", "-u"], project, **engine).strip() not in ("", "0")
+    assert inside("python", "-c", "import onnxruntime") == 0
+    assert [library for library in TRAINING if inside("python", "-c", f"import {library}") == 0] == []
+
+
+def answers(address: str, project: Path, more: Sequence[Request] = ()) -> list[bytes]:
     """Return the bodies of every route, with a request of each media type."""
     page = urlopen(f"{address}/openapi.json").read()
     example = json.loads(page)["paths"]["/invocations"]["post"]["requestBody"]["content"]["application/json"]["example"]
     rows = "".join((project / "outputs/unseen.csv").read_text(encoding="utf-8").splitlines(keepends=True)[:200])
     bodies = {"application/json": json.dumps(example), "text/csv": rows}
     sent = [Request(f"{address}/invocations", body.encode(), {"Content-Type": kind}) for kind, body in bodies.items()]
-    asked = (*sent, Request(f"{address}/version"), Request(f"{address}/docs"))
+    asked = (*sent, Request(f"{address}/version"), Request(f"{address}/docs"), *more)
     return [page, *(urlopen(request).read() for request in asked)]
 
 
-def test_the_image_runs_locked_down_and_answers_like_the_local_service(
-    project: Path, engine: dict[str, str], local: str
-) -> None:
+def test_the_image_runs_locked_down_and_answers_like_the_local_service(project: Path, engine: Engine) -> None:
     tag = well(make(project, "image", offline=False, environment=engine)).split()[-1]
-    started = must(["docker", "run", "--detach", *LOCKED, "--publish", "127.0.0.1::8080", tag], project, **engine)
-    container = started.strip()
     try:
-        state = ""
-        for _ in range(60):
-            state = must(["docker", "inspect", "-f", "{{.State.Health.Status}}", container], project, **engine).strip()
-            if state == "healthy":
-                break
-            time.sleep(1)
-        assert state == "healthy", run(["docker", "logs", container], project, **engine)
-        address = "http://" + must(["docker", "port", container, "8080"], project, **engine).split()[0]
-        assert answers(address, project) == answers(local, project)
-
-        def inside(*command: str) -> int:
-            return run(["docker", "exec", container, *command], project, **engine).returncode
-
-        assert must(["docker", "exec", container, "id", "-u"], project, **engine).strip() not in ("", "0")
-        assert inside("python", "-c", "import onnxruntime") == 0
-        assert [library for library in TRAINING if inside("python", "-c", f"import {library}") == 0] == []
-        must(["docker", "stop", container], project, **engine)
-        assert must(["docker", "inspect", "-f", "{{.State.ExitCode}}", container], project, **engine).strip() == "0"
+        with container(project, engine, tag) as (name, address), local(project) as there:
+            assert answers(address, project) == answers(there, project)
+            refuse_too_much_inside(name, project, engine)
+            must(["docker", "stop", name], project, **engine)
+            assert inspected(name, "State.ExitCode", project, engine) == "0"
     finally:
-        run(["docker", "rm", "--force", container], project, **engine)
         run(["docker", "image", "rm", tag], project, **engine)
 
 
-def test_no_image_is_built_of_a_model_that_differs_from_its_contract(project: Path, engine: dict[str, str]) -> None:
+def test_no_image_is_built_of_a_model_that_differs_from_its_contract(project: Path, engine: Engine) -> None:
     contract = project / "config/contract.yaml"
     text = contract.read_text(encoding="utf-8")
     try:
@@ -118,7 +155,7 @@ def test_no_image_is_built_of_a_model_that_differs_from_its_contract(project: Pa
     assert must(["docker", "image", "ls", "--quiet", "flight-delays:0.1.0"], project, **engine) == ""
 
 
-def test_a_release_names_its_image_and_leaves_no_other(project: Path, engine: dict[str, str], tmp_path: Path) -> None:
+def test_a_release_names_its_image_and_leaves_no_other(project: Path, engine: Engine, tmp_path: Path) -> None:
     clone, tag = tmp_path / "clone", "flight-delays:0.2.0"
     git(tmp_path, "clone", "--quiet", str(project), str(clone))
     for key in ("name", "email"):
@@ -134,3 +171,82 @@ def test_a_release_names_its_image_and_leaves_no_other(project: Path, engine: di
     assert f"image      {tag}" in said
     assert made.split() == ["0.2.0"]
     assert git(clone, "tag").split() == ["v0.2.0"]
+
+
+@pytest.fixture(scope="module")
+def image(released: Path, engine: Engine) -> Iterator[str]:
+    """The image of level 3, built without a model in models/."""
+    model = released / "models/model.onnx"
+    model.rename(model.with_suffix(".kept"))
+    try:
+        tag = well(make(released, "image", offline=False, environment=engine)).split()[-1]
+    finally:
+        model.with_suffix(".kept").rename(model)
+    yield tag
+    run(["docker", "image", "rm", "--force", tag], released, **engine)
+
+
+def test_the_image_follows_an_environment_and_answers_like_the_local_service(
+    released: Path, engine: Engine, image: str
+) -> None:
+    assert int(inspected(image, "Size", released, engine)) < LARGEST * 10**6
+    store = [word for name in MOUNTED for word in ("--volume", f"{released / name}:/app/{name}:ro")]
+    page = {"inputs": [{"name": "distance", "shape": [1, 1], "datatype": "FP64", "data": [1.0]}]}
+    with (
+        container(released, engine, *store, "--env", "SERVICE_OPEN=yes", image) as (name, address),
+        local(released) as there,
+    ):
+        asked = [[Request(f"{one}/{route}") for route in ("ping", "v2")] for one in (address, there)]
+        assert answers(address, released, asked[0]) == answers(there, released, asked[1])
+        assert refused(f"{address}/v2/models/none/infer", page) == refused(f"{there}/v2/models/none/infer", page)
+        refuse_too_much_inside(name, released, engine)
+        assert run(["docker", "exec", name, "test", "-e", "models/model.onnx"], released, **engine).returncode != 0
+        assert run(["docker", "exec", name, "sh", "-c", "echo > releases/x"], released, **engine).returncode != 0
+        logged = must(["docker", "exec", name, "sh", "-c", "cat logs/predictions/*"], released, **engine)
+        assert len(logged.splitlines()) >= 200
+        must(["docker", "stop", name], released, **engine)
+        assert inspected(name, "State.ExitCode", released, engine) == "0"
+
+
+def refused(address: str, body: Any) -> tuple[int, bytes]:
+    """Return the status and the body of a refusal."""
+    with pytest.raises(HTTPError) as error:
+        urlopen(Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"}))
+    return error.value.code, error.value.read()
+
+
+def test_compose_brings_the_service_up_healthy_with_its_key(released: Path, engine: Engine) -> None:
+    def compose(*words: str, **environment: str) -> Any:
+        return run(["docker", "compose", *words], released, **engine, SERVICE_PORT="0", **environment)
+
+    undecided = compose("config")
+    assert undecided.returncode != 0
+    assert "SERVICE_KEY" in undecided.stderr
+    assert "SERVICE_OPEN=yes" in undecided.stderr
+    try:
+        well(compose("up", "--build", "--wait", SERVICE_KEY="secret"))
+        address = "http://" + well(compose("port", "service", "8080", SERVICE_KEY="secret")).strip()
+        assert refused(f"{address}/invocations", {})[0] == 401
+        row = (released / "outputs/unseen.csv").read_text(encoding="utf-8").splitlines(keepends=True)[:2]
+        headers = {"Content-Type": "text/csv", "X-API-Key": "secret"}
+        told = json.loads(urlopen(Request(f"{address}/invocations", "".join(row).encode(), headers)).read())
+        assert len(told["predictions"]) == 1
+        name = well(compose("ps", "--quiet", SERVICE_KEY="secret")).strip()
+        assert inspected(name, "HostConfig.ReadonlyRootfs", released, engine) == "true"
+        assert inspected(name, "HostConfig.CapDrop", released, engine) == "[ALL]"
+        mounts = json.loads(must(["docker", "inspect", "-f", "{{json .Mounts}}", name], released, **engine))
+        writable = {mount["Destination"] for mount in mounts if mount["RW"]}
+        assert writable == {"/app/logs"}
+        assert not any(mount["Source"].endswith((".keys", "release.pem")) for mount in mounts)
+    finally:
+        compose("down", "--volumes", "--rmi", "all", SERVICE_KEY="secret")
+
+
+def test_the_service_needs_no_library_of_training(released: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    uv = shutil.which("uv") or str(released / ".uv/bin/uv")
+    must([uv, "sync", "--quiet", *SERVING], released, UV_PROJECT_ENVIRONMENT=str(environment))
+    python = environment / "bin/python"
+    assert [library for library in TRAINING if run([python, "-c", f"import {library}"], tmp_path).returncode == 0] == []
+    with local(released, environment) as there, local(released) as here:
+        assert answers(there, released) == answers(here, released)

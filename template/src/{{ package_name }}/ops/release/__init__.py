@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeAlias
 
 from ..contract import ProjectError
 from ..files import atomic, sha256
@@ -28,6 +29,7 @@ UNRELEASED = re.compile(r"^## \[Unreleased\][^\n]*\n(.*?)(?=^## |\Z)", re.MULTIL
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 DIST = Path("dist")
 CHECK = ("make", "check")
+Baked: TypeAlias = Callable[[], Sequence[Path]]
 NO_ENGINE = "no container engine answers here (`docker info` fails)"
 
 
@@ -47,29 +49,41 @@ class Plan:
     """Name and address, as git knows them."""
 
 
-def release(version: str, confirm: str, say: Callable[[str], None] = print, check: Sequence[str] = CHECK) -> None:
+def model_in_place() -> tuple[Path, ...]:
+    """Return what the image holds beside the files that git knows: the model; refuses one that breaks the contract."""
+    refuse_mismatch(read_contract(), Scorer().signature)
+    return (MODEL,)
+
+
+def release(
+    version: str,
+    confirm: str,
+    say: Callable[[str], None] = print,
+    check: Sequence[str] = CHECK,
+    baked: Baked = model_in_place,
+) -> None:
     """Release the version if `confirm` is "yes"; otherwise do everything in a temporary place and leave no trace.
 
-    An empty version stands for the next one in a dry run. Raises ProjectError for whatever speaks against the release;
-    nothing is released then: no commit, no tag, no file.
+    An empty version stands for the next one in a dry run; `baked` returns files that the image needs beside the commit.
+    Raises ProjectError for whatever speaks against the release; nothing is released then: no commit, no tag, no file.
     """
     if confirm not in ("", "yes"):
         raise ProjectError(f"CONFIRM is '{confirm}': write CONFIRM=yes to release, or nothing to see what would happen")
     if confirm and not version:
         raise ProjectError("say which version: make release VERSION=0.2.0 CONFIRM=yes")
-    plan = planned(version)
-    refuse_mismatch(read_contract(), Scorer().signature)
+    plan, beside = planned(version), baked()
     passed(check)
     _refuse_dirty()
     with TemporaryDirectory() as scratch, ExitStack() as undo:
         project = _committed(plan, Path(scratch) / "clone")
         wheel = build_wheel(project, Path(scratch) / "wheel")
-        candidate = _candidate(plan, project, undo)
+        candidate = _candidate(plan, project, beside, undo)
         image = f"{plan.name}:{plan.version}" if candidate else f"{NO_ENGINE}: the release workflow builds it"
         say(f"{plan.name} {plan.version}, from branch {plan.branch}")
         say(f"  changelog  what stands under [Unreleased] in {CHANGELOG} moves under [{plan.version}]")
         say(f"  wheel      {DIST / wheel.name}  sha256 {sha256(wheel)}")
-        say(f"  model      {MODEL}  sha256 {sha256(MODEL)}")
+        for path in beside:
+            say(f"  model      {path}  sha256 {sha256(path)}")
         say(f"  image      {image}")
         say(f"  tag        v{plan.version} on the commit 'Release {plan.version}'")
         if confirm:
@@ -109,13 +123,13 @@ def planned(version: str) -> Plan:
     return Plan(name, version, _notes(Path(CHANGELOG)), root, prefix, branch, (who[1], who[2]))
 
 
-def image(output: str = "") -> str:
+def image(output: str = "", baked: Baked = model_in_place) -> str:
     """Build the service's image from the project as it stands, save it as a file if one is named, and return its tag.
 
-    Raises ProjectError without a container engine or a model, or where model and contract differ.
+    Raises ProjectError without a container engine, or where `baked` refuses what the image needs beside the commit.
     """
-    refuse_mismatch(read_contract(), Scorer().signature)
-    if not _engine():
+    baked()
+    if not engine():
         raise ProjectError(f"{NO_ENGINE}: start one, or let the release workflow build the image")
     tag = ":".join(_project(Path()))
     _build_image(Path(), tag)
@@ -191,12 +205,13 @@ def _replace(path: Path, pattern: re.Pattern[str], text: str) -> None:
     path.write_text(changed.rstrip("\n") + "\n", encoding="utf-8")
 
 
-def _candidate(plan: Plan, project: Path, undo: ExitStack) -> str:
+def _candidate(plan: Plan, project: Path, beside: Sequence[Path], undo: ExitStack) -> str:
     """Build the image under a passing name and return that name, or nothing without a container engine."""
-    if not _engine():
+    if not engine():
         return ""
-    (project / MODEL).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(MODEL, project / MODEL)
+    for path in beside:
+        (project / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, project / path)
     tag = f"{plan.name}:{plan.version}-candidate"
     _build_image(project, tag)
     undo.callback(_capture, ("docker", "image", "rm", tag), project, f"image {tag} could not be removed")
@@ -228,7 +243,8 @@ def _build_image(folder: Path, tag: str) -> None:
     _stream(("docker", "build", *elsewhere, "--tag", tag, "."), f"image {tag} could not be built", folder)
 
 
-def _engine() -> bool:
+def engine() -> bool:
+    """Whether a container engine answers here."""
     try:
         return subprocess.run(("docker", "info"), capture_output=True, check=False).returncode == 0
     except FileNotFoundError:

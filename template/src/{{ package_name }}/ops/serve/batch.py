@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,38 +17,65 @@ from rich.progress import Progress
 
 from ..collect import SUFFIXES, typed
 from ..config import first_line
-from ..contract import Array, ProjectError
+from ..contract import Array, Columns, ProjectError
 from ..features import prepare
 from ..files import atomic, header, in_utf8, refuse_empty, refuse_twice
-from ..scorer import Dialect, Input, Scorer
+from ..scorer import Dialect, Input, Packed, Scorer
 
 BATCH = 65_536
 """Rows scored at a time."""
+BUFFER = 2**20
+"""Bytes of each column of a Parquet file that are read at a time: a row group may be larger than memory."""
 
 
-def score(model: Path, source: str, output: str, say: Callable[[str], None]) -> None:
-    """Score a file with a model file, show how far it is, and say what was written; see `predict`."""
+class Model(Protocol):
+    """What answers rows: a model file, and the features that it was trained with."""
+
+    @property
+    def scorer(self) -> Scorer:
+        """Return the loaded model file."""
+        ...
+
+    def prepare(self, columns: Columns) -> Packed:
+        """Turn typed input columns into what the model file takes."""
+        ...
+
+
+class ModelFile:
+    """A model file, with the `features.py` that stands in the project."""
+
+    def __init__(self, path: Path) -> None:
+        """Load the file; raises ProjectError where it is none."""
+        self.scorer = Scorer(path)
+
+    def prepare(self, columns: Columns) -> Packed:
+        """Turn typed input columns into what the model file takes."""
+        return prepare(columns, self.scorer.signature)
+
+
+def score(opened: Callable[[], Model], source: str, output: str, say: Callable[[str], None]) -> None:
+    """Score a file with a model, show how far it is, and say what was written; see `predict`."""
     if not source or not output:
         raise ProjectError("say which files: make predict INPUT=rows.csv OUTPUT=predictions.csv")
-    scorer, console = Scorer(model), Console(stderr=True)
+    model, console = opened(), Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("scoring", total=1.0)
-        rows = predict(scorer, Path(source), Path(output), lambda share: progress.update(bar, completed=share))
+        rows = predict(model, Path(source), Path(output), lambda share: progress.update(bar, completed=share))
     say(f"{rows} rows scored -> {output}")
 
 
-def predict(scorer: Scorer, source: Path, output: Path, progress: Callable[[float], None]) -> int:
+def predict(model: Model, source: Path, output: Path, progress: Callable[[float], None]) -> int:
     """Score every row of `source` into `output` and return their number; `progress` is told the share that is done.
 
     The output holds the input's columns, then `prediction` and, for classes, one `probability_<class>` each.
     Raises ProjectError naming file, row and column of a value that does not fit; `output` is then not written.
     """
-    _refuse_other_formats(source, output)
+    refuse_other_files(source, output, SUFFIXES)
     rows = 0
     with ExitStack() as stack, atomic(output) as temporary:
         writer: Any = None
-        for share, batch in _batches(source, scorer.signature.csv, stack):
-            table = _scored(scorer, batch, source, rows + 1)
+        for share, batch in batches(source, model.scorer.signature.csv, stack):
+            table = scored(model, batch, source, rows + 1)
             if writer is None:
                 writer = stack.enter_context(_writer(output, temporary, table.schema))
             writer.write_table(table)
@@ -60,10 +87,11 @@ def predict(scorer: Scorer, source: Path, output: Path, progress: Callable[[floa
     return rows
 
 
-def _refuse_other_formats(source: Path, output: Path) -> None:
-    for path in (source, output):
-        if path.suffix not in SUFFIXES:
-            raise ProjectError(f"{path}: should end with .csv or .parquet")
+def refuse_other_files(source: Path, output: Path, suffixes: Sequence[str]) -> None:
+    """Raise ProjectError for an input that is no CSV or Parquet file, or an output that does not end as it should."""
+    for path, allowed in ((source, SUFFIXES), (output, suffixes)):
+        if path.suffix not in allowed:
+            raise ProjectError(f"{path}: should end with {' or '.join(allowed)}")
     if not source.is_file():
         raise ProjectError(f"{source}: not found")
     refuse_empty(source)
@@ -71,11 +99,14 @@ def _refuse_other_formats(source: Path, output: Path) -> None:
         raise ProjectError(f"{output}: is the input itself; give another OUTPUT")
 
 
-def _batches(source: Path, csv: Dialect, stack: ExitStack) -> Iterator[tuple[float, pa.RecordBatch]]:
-    """Yield the share of the file that is read, and each batch of rows; CSV values stay text until they are typed."""
+def batches(source: Path, csv: Dialect, stack: ExitStack) -> Iterator[tuple[float, pa.RecordBatch]]:
+    """Yield the share of the file that is read, and each batch of rows; CSV values stay text until they are typed.
+
+    Raises ProjectError for a file that cannot be read.
+    """
     try:
         if source.suffix == ".parquet":
-            parquet = stack.enter_context(pyarrow.parquet.ParquetFile(source))
+            parquet = stack.enter_context(pyarrow.parquet.ParquetFile(source, buffer_size=BUFFER))
             refuse_twice(source, parquet.schema_arrow.names)
             total, done = max(parquet.metadata.num_rows, 1), 0
             for batch in parquet.iter_batches(batch_size=BATCH):
@@ -99,15 +130,19 @@ def _batches(source: Path, csv: Dialect, stack: ExitStack) -> Iterator[tuple[flo
         raise ProjectError(f"{source}: cannot be read ({error.strerror or error})") from None
 
 
-def _scored(scorer: Scorer, batch: pa.RecordBatch, source: Path, first_row: int) -> pa.Table:
-    signature = scorer.signature
+def scored(model: Model, batch: pa.RecordBatch, source: Path, first_row: int) -> pa.Table:
+    """Return a batch with its predictions; `first_row` is its first row's number in the source.
+
+    Raises ProjectError naming file, row and column of a value that does not fit.
+    """
+    signature = model.scorer.signature
     try:
         columns = {column.name: _typed(column, batch, first_row, signature.csv) for column in signature.inputs}
     except ProjectError as error:
         raise ProjectError(f"{source}: {error}") from None
-    raw = scorer.run(prepare(columns, signature))
+    raw = model.scorer.run(model.prepare(columns))
     table = pa.table(batch)
-    for name, values in _answers(scorer, raw).items():
+    for name, values in _answers(model.scorer, raw).items():
         table = table.drop_columns([name]) if name in table.column_names else table
         table = table.append_column(name, pa.array(values))
     return table
