@@ -23,7 +23,7 @@ setup: .venv/ready ## install what the commands below need into .venv
 	@echo "uv is not on this machine: installing it into .uv"
 	@python3 -m venv .uv && .uv/bin/python -m pip install --quiet uv
 
-demo: .venv/ready ## generate the highest level into build/demo, and live in it: set up, check, train, score, serve
+demo: .venv/ready ## generate the highest level into build/demo, and live in it: set up, check, train, deploy, serve, drift, recover
 	@"$(UV)" run --no-sync python scripts/demo.py
 
 test: .venv/ready ## run the tests

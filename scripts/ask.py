@@ -89,10 +89,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def ask(address: str, records: list[dict[str, Any]]) -> Any:
     """Send rows to the service and return its answer, read from JSON."""
+    return send(address, records)[0]
+
+
+def send(address: str, records: list[dict[str, Any]]) -> tuple[Any, str]:
+    """Send rows to the service and return its answer, read from JSON, and the id under which it is logged."""
     body = json.dumps({"dataframe_records": records}).encode()
     request = Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
     with direct.open(request, timeout=30) as reply:
-        return json.load(reply)
+        return json.load(reply), reply.headers.get("X-Request-Id", "")
 
 
 def first_rows(path: Path, number: int) -> list[dict[str, Any]]:

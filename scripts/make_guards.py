@@ -8,13 +8,15 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from make_questions import questions
+
 ROOT = Path(__file__).parents[1]
 OPS = ROOT / "template" / "src" / "{{ package_name }}" / "ops"
 PAGE = ROOT / "docs" / "reference" / "guards.md"
 INTRODUCTION = """\
 # The guards
 
-Made from `ops/guards_N.py` by `scripts/make_guards.py`; do not edit. Each guard stands beside a fault that it must
+Made from `ops/guards_N*.py` by `scripts/make_guards.py`; do not edit. Each guard stands beside a fault that it must
 catch: `make check` in a generated project plants every fault and fails if one passes, or if the same without the fault
 is refused. `make guards` prints the table. Faults are planted in rows drawn from the project's own `config/`, so they
 follow when the data change.
@@ -36,8 +38,10 @@ def rows(level: int, source: str) -> list[str]:
 
 def page() -> str:
     """Return the whole page."""
-    modules = sorted(OPS.glob("guards_*.py"))
-    lines = (line for path in modules for line in rows(int(path.stem[-1]), path.read_text(encoding="utf-8")))
+    offered = questions()["maturity_level"]["choices"].values()
+    modules = [(int(path.stem.split("_")[1]), path) for path in sorted(OPS.glob("guards_*.py"))]
+    of_these = (rows(level, path.read_text(encoding="utf-8")) for level, path in modules if level in offered)
+    lines = (line for found in of_these for line in found)
     return INTRODUCTION + "".join(lines)
 
 

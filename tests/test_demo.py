@@ -35,7 +35,7 @@ def test_a_service_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "outputs" / "unseen.csv").write_text("a,b\n1,\n")
     monkeypatch.setattr(demo, "DEMO", tmp_path)
     with pytest.raises(demo.StepError, match="no model yet"):
-        demo.serve()
+        demo.Loop().serve()
 
 
 def test_the_outcome_of_the_training_is_told() -> None:
@@ -44,6 +44,52 @@ def test_the_outcome_of_the_training_is_told() -> None:
     assert demo.sentence("evaluate: The ridge is kept.\nrun 1 is version 1") == "The ridge is kept."
     assert demo.sentence("all 12 trials are done; no gain\nwrote reports/tuning.json").startswith("all 12 trials")
     assert demo.sentence("no such line\nwrote models/model.onnx\n") == "wrote models/model.onnx"
+
+
+SAID = "1000 rows sent, 1000 answered, at last by version 3; ROC AUC {} (0.1 to 0.9)"
+
+
+@pytest.mark.parametrize(("after", "share"), [(0.8, "100%"), (0.79, "97%"), (0.76, "")])
+def test_the_demo_wants_the_loss_made_good(monkeypatch: pytest.MonkeyPatch, after: float, share: str) -> None:
+    figures = iter([0.8, 0.5, after])
+    says = {"simulate": lambda: f"sending\n{SAID.format(next(figures))}\n", "monitor": lambda: "  quiet  quality\n"}
+    monkeypatch.setattr(demo, "make", lambda verb, *_: says[verb]())
+    loop = demo.Loop()
+    assert "no alarm" in loop.quiet()
+    loop.change()
+    if share:
+        assert f"{share} of the loss is made good" in loop.recovered()
+        return
+    with pytest.raises(demo.StepError, match="at least 90% was wanted"):
+        loop.recovered()
+
+
+def test_the_demo_ends_at_an_alarm_where_nothing_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    says = {"simulate": SAID.format(0.8), "monitor": "prod:\n  alarm     data drift: temp is higher\n"}
+    monkeypatch.setattr(demo, "make", lambda verb, *_: says[verb])
+    with pytest.raises(demo.StepError, match="temp is higher"):
+        demo.Loop().quiet()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_request_that_fails_meanwhile_ends_the_demo(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: bool
+) -> None:
+    def answer(address: str, rows: list[dict[str, str]]) -> tuple[dict[str, list[bool]], str]:
+        if fails:
+            raise OSError(f"{address} hung up")
+        return {"predictions": [True for _ in rows]}, "id"
+
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "unseen.csv").write_text("a,b\n1,\n")
+    for name, value in (("DEMO", tmp_path), ("PAUSE", 0.01), ("send", answer)):
+        monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(demo, "make", lambda *_: "a release\nthe retraining because of quality is over: deployed\n")
+    if not fails:
+        assert "0 failed" in demo.Loop(address="here").repair()
+        return
+    with pytest.raises(demo.StepError, match="here hung up"):
+        demo.Loop(address="here").repair()
 
 
 @pytest.mark.parametrize("present", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -44,10 +45,19 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("module", sorted(path.relative_to(INSIDE).as_posix() for path in INSIDE.rglob("*.py")))
 def test_inside(lived: Callable[[int, str], Path], module: str) -> None:
-    project = lived(2 if module.startswith("level2") else 1, "classification")
+    folder = re.match(r"level(\d)/", module)
+    project = lived(int(folder[1]) if folder else 1, "classification")
     python, settings = project / ".venv/bin/python", project / "pyproject.toml"
     said = must([python, "-m", "pytest", "-q", "--noconftest", "-c", settings, INSIDE / module], project)
     assert " passed" in said
+
+
+@pytest.mark.thorough
+def test_the_drift_rule_keeps_its_promises(lived: Callable[[int, str], Path]) -> None:
+    """As many windows as the promises are about: 10,000 quiet ones, and 5,000 repeats of a small shift."""
+    project = lived(4, "classification")
+    command = [project / ".venv/bin/python", "-m", "pytest", "-q", "--noconftest", "-c", project / "pyproject.toml"]
+    must([*command, INSIDE / "level4" / "drift.py"], project, THOROUGH="1")
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -24,8 +24,9 @@ TASKS = ("classification", "regression")
 THOROUGH = pytest.mark.thorough
 BOTH = [
     *((level, task) for level in (0, 1) for task in TASKS),
-    (2, "classification"),
-    pytest.param(2, "regression", marks=THOROUGH),
+    (3, "classification"),
+    pytest.param(2, "classification", marks=THOROUGH),
+    pytest.param(3, "regression", marks=THOROUGH),
 ]
 CROSSED = [
     (0, "regression"),
@@ -34,7 +35,11 @@ CROSSED = [
     pytest.param(1, "regression", marks=THOROUGH),
 ]
 """Every level and every task in `make test`; every pair of them in `make test-all`."""
-LEFT = [pytest.param(1, "classification", marks=THOROUGH), pytest.param(2, "regression", marks=THOROUGH)]
+LEFT = [
+    pytest.param(1, "classification", marks=THOROUGH),
+    pytest.param(2, "classification", marks=THOROUGH),
+    pytest.param(3, "regression", marks=THOROUGH),
+]
 HEAVY = ("sklearn", "skl2onnx", "onnx", "ibis", "duckdb", "pandas", "pandera", "matplotlib", "pyarrow", "sqlalchemy")
 PYTHONS = ("3.11", "3.12", "3.13")
 Lived = Callable[[int, str], Path]
@@ -69,7 +74,7 @@ def test_set_up_starts_the_history(lived: Lived, level: int, task: str) -> None:
     assert (project / "models" / "model.onnx").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(("level", "task"), [(1, "regression"), (2, "classification"), *LEFT])
+@pytest.mark.parametrize(("level", "task"), [(1, "regression"), (3, "classification"), *LEFT])
 def test_check_passes_and_leaves_nothing(lived: Lived, level: int, task: str) -> None:
     project = lived(level, task)
     commit(project, "Set up")
@@ -166,7 +171,7 @@ def test_scoring_needs_no_training_library(home: Path) -> None:
     assert run([home / ".venv/bin/python", "-c", f"{hidden}; import flight_delays.ops.train"], home).returncode != 0
 
 
-@pytest.mark.parametrize(("level", "task"), [*CROSSED, (2, "classification")])
+@pytest.mark.parametrize(("level", "task"), [*CROSSED, (3, "classification")])
 def test_readme_says_what_works(lived: Lived, level: int, task: str) -> None:
     """Every command of the README is executed, blocks first, then what stands inside sentences."""
     project = lived(level, task)
@@ -234,7 +239,7 @@ def test_every_guard_of_the_default_project_is_tried(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high"),
-    [(0, 2), pytest.param(0, 1, marks=THOROUGH), pytest.param(1, 2, marks=THOROUGH)],
+    [(0, 3), *(pytest.param(low, low + 1, marks=THOROUGH) for low in range(3))],
 )
 def test_raised_project_passes_its_checks(lived: Lived, tmp_path: Path, low: int, high: int) -> None:
     project = a_copy(lived(low, "classification"), tmp_path / "project")
@@ -244,7 +249,7 @@ def test_raised_project_passes_its_checks(lived: Lived, tmp_path: Path, low: int
         well(make(project, step, offline=step != "setup"))
 
 
-@pytest.mark.parametrize("high", [2, pytest.param(1, marks=THOROUGH)])
+@pytest.mark.parametrize("high", [3, *(pytest.param(level, marks=THOROUGH) for level in (1, 2))])
 def test_lowered_project_still_trains(lived: Lived, tmp_path: Path, high: int) -> None:
     project = a_copy(lived(high, "classification"), tmp_path / "project")
     commit(project, "So far")

@@ -16,7 +16,7 @@ import covertable
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import copied_tree, must, run, tree
+from conftest import OFFERED, copied_tree, must, run, tree
 
 LONG = "Which of the many customers of our little shop by the sea will come back in 2027"
 ANSWERS: dict[str, list[Any]] = {
@@ -24,11 +24,11 @@ ANSWERS: dict[str, list[Any]] = {
     "description": ["Plain.", 'She said "it\'s" C:\\new {{ x }} {% y %} # $(z) <b>\nsecond: line\n', ""],
     "author": ["The team", 'Zoë O\'Neil "Z" <zoe@localhost> \\ {{ z }}\nand others'],
     "license": ["MIT", "Apache-2.0", "BSD-3-Clause", "Proprietary"],
-    "maturity_level": [0, 1, 2],
+    "maturity_level": OFFERED,
     "task": ["classification", "regression"],
 }
 PLAIN = [{"maturity_level": level, "task": task} for level in ANSWERS["maturity_level"] for task in ANSWERS["task"]]
-LIMITS = {0: 35, 1: 60, 2: 90}
+LIMITS = {0: 35, 1: 60, 2: 90, 3: 120, 4: 150}
 STRAY = re.compile(r"(?<!\$)\{\{|\{%|\{#|%\}")
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX)\b")
 
@@ -93,7 +93,7 @@ def test_format(trees: list[Tree]) -> None:
 @pytest.mark.life
 def test_types(trees: list[Tree], plain: list[Tree], lived: Callable[[int, str], Path]) -> None:
     """The libraries' types are needed: a project of the highest level that is set up lends its environment."""
-    home = lived(max(LIMITS), "classification")
+    home = lived(max(OFFERED), "classification")
     odd = next(
         project for project in trees if project.answers.get("project_name") == LONG and "mk/1.mk" in project.files
     )

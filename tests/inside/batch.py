@@ -22,15 +22,11 @@ from flight_delays.ops.contract import (
     Array,
     ProjectError,
 )
-from flight_delays.ops.features import (
-    prepare,
-)
 from flight_delays.ops.process.schema import (
     drawn,
 )
 from flight_delays.ops.scorer import (
     Dialect,
-    Scorer,
 )
 from flight_delays.ops.serve import (
     batch,
@@ -48,9 +44,8 @@ ROWS = 40_000
 PEAK = """
 import re, sys
 from pathlib import Path
-from flight_delays.ops.scorer import Scorer
-from flight_delays.ops.serve.batch import predict
-predict(Scorer(Path("model.onnx")), Path(sys.argv[1]), Path(sys.argv[2]), lambda _: None)
+from flight_delays.ops.serve.batch import ModelFile, predict
+predict(ModelFile(Path("model.onnx")), Path(sys.argv[1]), Path(sys.argv[2]), lambda _: None)
 print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
@@ -83,13 +78,13 @@ def test_every_row_of_many_batches_keeps_its_place(
     folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch, "BATCH", 6_000)
-    scorer, shares, table = Scorer(folder / "model.onnx"), list[float](), inputs(ROWS)
+    model, shares, table = batch.ModelFile(folder / "model.onnx"), list[float](), inputs(ROWS)
     source = written(table, tmp_path / f"rows.{kind}")
-    assert batch.predict(scorer, source, tmp_path / "out.csv", shares.append) == ROWS
+    assert batch.predict(model, source, tmp_path / "out.csv", shares.append) == ROWS
     assert len(shares) > 3, "one batch only: this test shows nothing"
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    at_once = scorer.run(prepare(columns(ROWS), scorer.signature))
+    at_once = model.scorer.run(model.prepare(columns(ROWS)))
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         found = np.array([float(row["probability_true"]) for row in csv.DictReader(file)])
     np.testing.assert_allclose(found, at_once[:, 1], rtol=1e-5)
@@ -104,7 +99,7 @@ def test_a_mistake_in_a_late_batch_is_told_by_its_row(folder: Path, tmp_path: Pa
     odd = table.set_column(table.column_names.index(name), name, pa.array(words))
     source = written(odd, tmp_path / f"rows.{kind}")
     with pytest.raises(ProjectError, match=rf"rows\.{kind}: row {len(words)}, column '{name}': 'far'"):
-        batch.predict(Scorer(folder / "model.onnx"), source, tmp_path / "out.csv", lambda _: None)
+        batch.predict(batch.ModelFile(folder / "model.onnx"), source, tmp_path / "out.csv", lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flight_delays.ops import (
-    features as features_room,
+from flight_delays import (
+    features as own,
 )
 from flight_delays.ops.config import (
     METRICS,
@@ -49,7 +49,7 @@ EVIL = 'a"><script>é</script>'
 @pytest.fixture(autouse=True)
 def made_up_features(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the inputs be the features, whatever your own `features.py` makes."""
-    monkeypatch.setattr(features_room, "features", dict)
+    monkeypatch.setattr(own, "features", dict)
 
 
 def made_up(rows: int, seed: int = 0, group: str = "b") -> dict[str, Array]:

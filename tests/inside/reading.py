@@ -55,8 +55,8 @@ from flight_delays.ops.serve.app import (
     read_csv,
 )
 from flight_delays.ops.serve.batch import (
-    _batches,
     _typed,
+    batches,
     predict,
 )
 from flight_delays.ops.train import (
@@ -225,7 +225,7 @@ def test_a_file_of_another_dialect_is_read_alike_by_all(odd: Path, tmp_path: Pat
     assert pq.read_table(raw).select(list(DATA.columns)).to_pylist() == wanted
     inputs = {name: column.as_input(name) for name, column in DATA.columns.items()}
     with ExitStack() as stack:
-        ((_, batch),) = list(_batches(odd, DATA.csv, stack))
+        ((_, batch),) = list(batches(odd, DATA.csv, stack))
     rows = read_csv(ODD, [], DATA.csv)
     for name, column in inputs.items():
         at_once = _typed(column, batch, 1, DATA.csv)
@@ -330,14 +330,19 @@ def test_an_unreadable_file_is_said_so(odd: Path, monkeypatch: pytest.MonkeyPatc
 
 
 class Loaded:
-    """A scorer of one number."""
+    """A model of one number."""
 
     signature = Signature("toy", "1", "regression", "y", None, (Input("price", "number"),), ("x",), (), csv=DATA.csv)
+
+    @property
+    def scorer(self) -> Loaded:
+        """The model file is itself."""
+        return self
 
 
 def test_a_list_is_not_written_to_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = "flight_delays.ops.serve.batch"
-    monkeypatch.setattr(f"{module}._scored", lambda _, batch, *__: pa.table(batch))
+    monkeypatch.setattr(f"{module}.scored", lambda _, batch, *__: pa.table(batch))
     pq.write_table(pa.table({"price": [1.0], "tags": [["a"]]}), tmp_path / "rows.parquet")
     with pytest.raises(ProjectError, match=r"out\.csv: column 'tags' holds list.*\.parquet"):
         predict(Loaded(), tmp_path / "rows.parquet", tmp_path / "out.csv", lambda _: None)  # type: ignore[arg-type]

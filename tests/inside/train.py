@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from flight_delays import features as own
 from flight_delays import model as your_model
-from flight_delays.ops import (
-    features as features_room,
-)
 from flight_delays.ops import (
     train,
 )
@@ -64,7 +62,7 @@ LATE = np.random.default_rng(1).normal(size=ROWS) / 2 < X - 0.8
 
 @pytest.fixture(autouse=True)
 def inputs_are_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features_room, "features", dict)
+    monkeypatch.setattr(own, "features", dict)
 
 
 def case(costs: dict[str, float] | None = None) -> Case:
@@ -252,7 +250,7 @@ def only_many(columns: Columns) -> dict[str, Array]:
 def test_features_that_the_service_could_not_make_are_refused(
     function: Callable[[Columns], Any], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features_room, "features", function)
+    monkeypatch.setattr(own, "features", function)
     with pytest.raises(ProjectError, match=told):
         train.examples(rows(LATE.astype(float)), data("boolean"), case(), MODEL)
 
@@ -271,7 +269,7 @@ def test_a_fault_in_features_is_not_told_to_the_caller(tmp_path: Path, monkeypat
     contract = Contract(name="n", owner="o", decision="d", inputs=promised, output=output(made.signature))
     client = TestClient(create_app(scorer, contract, ""), raise_server_exceptions=False)
     assert client.post("/invocations", json={"instances": [example]}).status_code == 200
-    monkeypatch.setattr(features_room, "features", lambda columns: {"x": columns["secret"]})
+    monkeypatch.setattr(own, "features", lambda columns: {"x": columns["secret"]})
     answer = client.post("/invocations", json={"instances": [example]})
     assert answer.status_code == 500
     assert "secret" not in answer.text

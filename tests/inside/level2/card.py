@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from flight_delays.ops import (
-    features as features_room,
+from flight_delays import (
+    features as own,
 )
 from flight_delays.ops.config import (
     Case,
@@ -38,7 +38,7 @@ DIGEST = "5e" * 32
 @pytest.fixture(autouse=True)
 def made_up_features(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the inputs be the features, whatever the project's own `features.py` makes."""
-    monkeypatch.setattr(features_room, "features", dict)
+    monkeypatch.setattr(own, "features", dict)
 
 
 def judged(metric: str, kind: str, **case: Any) -> tuple[Evaluation, Data]:

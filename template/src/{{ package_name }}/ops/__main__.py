@@ -60,9 +60,9 @@ def predict(
     output: Annotated[str, typer.Option("--output", help="CSV or Parquet file to write")] = "",
 ) -> None:
     """Score a file: the same rows come out with their predictions."""
-    from .serve.batch import score
+    from .serve.batch import ModelFile, score
 
-    score(MODEL, source, output, typer.echo)
+    score(lambda: ModelFile(MODEL), source, output, typer.echo)
 
 
 @app.command("adopt")

@@ -160,6 +160,12 @@ class Data(Settings):
         """The columns that a request carries, in order."""
         return {name: column for name, column in self.columns.items() if column.role == "input"}
 
+    @property
+    def judged(self) -> list[str]:
+        """The columns by which a model is judged: key, time, inputs, slices and the target, each once."""
+        named = (self.key, self.time, *self.inputs, *self.slices, self.target)
+        return list(dict.fromkeys(name for name in named if name is not None))
+
     @model_validator(mode="after")
     def _names_exist(self) -> Data:
         named: dict[str, list[str | None]] = {

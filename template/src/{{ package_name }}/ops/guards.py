@@ -1,7 +1,7 @@
 """The one table of guards: what each refuses, beside the fault that it must catch.
 
 A guard works when a clean control passes, and the same with its fault planted is refused in words that name the fault.
-Faults are planted in rows drawn from your own `config/`. `guards_N.py` holds the rows of the table that level N adds.
+Faults are planted in rows drawn from your own `config/`. `guards_N*.py` hold the rows of the table that level N adds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -128,8 +127,8 @@ class Outcome:
 
 def table() -> tuple[Guard, ...]:
     """Return the guards of every level that the project has."""
-    levels = [f"{__name__}_{level}" for level in range(1, 5) if find_spec(f"{__name__}_{level}") is not None]
-    return tuple(guard for level in levels for guard in import_module(level).TABLE)
+    names = sorted(path.stem for path in Path(__file__).parent.glob("guards_*.py"))
+    return tuple(guard for name in names for guard in import_module(f"{__package__}.{name}").TABLE)
 
 
 def report() -> list[Outcome]:

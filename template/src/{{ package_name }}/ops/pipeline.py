@@ -115,5 +115,6 @@ def _registered(record: run.Run, say: Say) -> int:
 
     from .register import register
 
-    files = (stages.REPORT, stages.METRICS, stages.CARD, record.path, versions.LOCK)
+    made = (stages.REPORT, stages.METRICS, stages.CARD, stages.TEST, stages.REFERENCE)
+    files = (*made, record.path, versions.LOCK, versions.POINTER)
     return register(record, MODEL, {path.name: path for path in files}, say)

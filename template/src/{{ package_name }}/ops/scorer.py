@@ -138,10 +138,12 @@ class Scorer:
         if described is None:
             raise ProjectError(f"{path}: has no signature; it was not made by this project, run `make train`")
         self.signature = Signature.parse(described)
+        self._given = [node.name for node in self.session.get_inputs()]
 
     def run(self, packed: Packed) -> NDArray[np.float32]:
         """Return probabilities of shape (rows, classes), or values of shape (rows,) for a regression."""
-        raw = run(self.session, packed)
+        given = {"numbers": packed.numbers, "text": packed.text}
+        raw: NDArray[np.float32] = self.session.run(None, {name: given[name] for name in self._given})[0]
         return raw if self.signature.task == "classification" else raw.reshape(-1)
 
     def answers(self, raw: NDArray[np.float32]) -> Array:

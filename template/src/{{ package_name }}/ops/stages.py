@@ -9,12 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from .config import ANSWERS, PACKAGE, Case, Data, Model, load
 from .contract import Array, Columns, to_columns
 from .files import atomic, put_in_place, sha256
-from .scorer import MODEL, UNSEEN
+from .scorer import MODEL, UNSEEN, Signature
+
+if TYPE_CHECKING:
+    from .train import Examples
 
 BUILD = Path("build")
 INPUTS = BUILD / "inputs.json"
@@ -26,6 +34,11 @@ CHAMPION = BUILD / "champion.onnx"
 REPORT, METRICS, CARD = Path("reports/report.html"), Path("reports/metrics.json"), Path("reports/card.md")
 PUBLISHED = {path.name: path for path in (MODEL, UNSEEN, REPORT, METRICS, CARD, CARD.with_suffix(".html"))}
 """Where what a run made is found, by its name in build/evaluation; moved into place together, the model last."""
+TEST, REFERENCE = EVALUATION / "test.parquet", EVALUATION / "reference.parquet"
+"""Rows that tested the model, with their answers, and rows of those that it learned from; kept with each version."""
+REFERENCE_ROWS = 100_000
+TESTED = "tests a model"
+"""Column of the processed rows: 1 where a row tests the model, where it is not the time that says so."""
 NAMED = {"__init__.py", "collect.py", "features.py", "label.py", "model.py", "process.py"}
 """Your modules that dvc.yaml names."""
 
@@ -39,6 +52,18 @@ def process() -> str:
 
 
 def checked(data: Data, model: Model) -> dict[str, Array]:
+    """Return the processed columns of what is collected, and the rows from production where there are any.
+
+    Of these, the column TESTED then says which rows test a model.
+    """
+    columns, production = gathered(data, model), f"{__package__}.retrain.production"  # from level 4 on
+    if find_spec(production) is not None:
+        columns, tested = import_module(production).taken_in(columns, data, model.test_share)
+        columns |= {} if tested is None else {TESTED: tested.astype(np.float64)}
+    return columns
+
+
+def gathered(data: Data, model: Model) -> dict[str, Array]:
     """Return the processed columns of what is collected, after making sure that `config/data.yaml` allows them."""
     from .collect import collected
     from .collect.sources import places
@@ -51,17 +76,26 @@ def checked(data: Data, model: Model) -> dict[str, Array]:
     return columns
 
 
+def parted(columns: dict[str, Array], data: Data, case: Case, model: Model) -> tuple[Examples, Examples, Signature]:
+    """Return the rows of `checked` to learn from, those to test on, and the signature of a model that knows them."""
+    from .train import examples, split
+
+    tested = columns.get(TESTED)
+    rows, signature = examples({name: columns[name] for name in data.columns}, data, case, model)
+    learn, test = split(rows, data, model, None if tested is None else tested > 0)
+    return learn, test, signature
+
+
 def train() -> str:
     """Rows to the model files of the constant answer, the linear model and the candidate."""
     from .evaluate import line_up
     from .label import refuse_answers
-    from .train import examples, fit, split, unfitted
+    from .train import fit, unfitted
 
     data, case, model = load(Data), load(Case), load(Model)
     candidate = unfitted(model)
-    rows, signature = examples(read_columns(PROCESSED), data, case, model)
+    learn, test, signature = parted(read_columns(PROCESSED), data, case, model)
     refuse_answers((*signature.numbers, *signature.text), data, "features.py: the feature")
-    learn, test = split(rows, data, model)
     started = line_up(model, candidate, len(learn))
     for role, estimator in started.items():
         with atomic(ENTRANTS / f"{role}.onnx") as path:
@@ -73,11 +107,10 @@ def evaluate() -> str:
     """Model files to the one that earned its place, measured from every side."""
     from .evaluate import card, compare, compete, line_up, report
     from .evaluate import evaluate as measured
-    from .train import examples, split, unfitted, write_unseen
+    from .train import unfitted, write_unseen
 
     data, case, model = load(Data), load(Case), load(Model)
-    rows, signature = examples(read_columns(PROCESSED), data, case, model)
-    learn, test = split(rows, data, model)
+    learn, test, signature = parted(read_columns(PROCESSED), data, case, model)
     started = line_up(model, unfitted(model), len(learn))
     files = {role: (ENTRANTS / f"{role}.onnx").read_bytes() for role in started}
     outcome = compete(started, files, test, signature, model)
@@ -85,6 +118,9 @@ def evaluate() -> str:
     more = compare.additions(evaluation, outcome, learn, test, data, model, CHAMPION if CHAMPION.is_file() else None)
     report.write(evaluation, EVALUATION / REPORT.name, more)
     card.write(evaluation, data, hashlib.sha256(outcome.kept.content).hexdigest(), EVALUATION / CARD.name)
+    drawn = np.random.default_rng(model.seed).permutation(len(learn))[:REFERENCE_ROWS]
+    for path, part in ((TEST, test), (REFERENCE, learn.take(np.sort(drawn)))):
+        write_columns({name: part.columns[name] for name in data.judged}, path)
     with atomic(EVALUATION / UNSEEN.name) as table, atomic(EVALUATION / MODEL.name) as path:
         write_unseen(test, data, table)
         path.write_bytes(outcome.kept.content)

@@ -157,15 +157,14 @@ def tune(
     from .evaluate import compare
     from .pipeline import bring
     from .register import events
-    from .stages import checked
-    from .train import examples, split
+    from .stages import checked, parted
     from .train.space import Trial, Tuning, write_parameters
     from .train.tune import tune as searched
 
     tuning = load(Tuning)
     with events.locked("pipeline"):
         bring(data, version)
-        learn, _ = split(examples(checked(data, model), data, case, model)[0], data, model)
+        learn, _, _ = parted(checked(data, model), data, case, model)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -191,16 +190,11 @@ def tune(
 @app.command("watch")
 def watch(every: Annotated[str, typer.Option(help="Seconds between two looks at the files")] = "10") -> None:
     """Run the pipeline whenever a source on this machine, or labels/answers.csv, has a new content."""
+    from .retrain import seconds
     from .retrain import watch as begin
 
-    try:
-        seconds = float(every)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= 86_400:
-        raise ProjectError(f"EVERY={every}: should be a number of seconds above 0, of at most a day")
     with suppress(KeyboardInterrupt):
-        begin(seconds, (sys.executable, "-m", f"{__package__}", "pipeline"), typer.echo)
+        begin(seconds(every), (sys.executable, "-m", f"{__package__}", "pipeline"), typer.echo)
     typer.echo("watching no more")
 
 
@@ -270,9 +264,9 @@ def predict(
     environment: Environment = "",
 ) -> None:
     """Score a file, with the model in models/ or with the version that an environment uses."""
-    from .serve.batch import score
+    from .serve.batch import ModelFile, score
 
-    score(_model(environment), source, output, typer.echo)
+    score(lambda: ModelFile(_model(environment)), source, output, typer.echo)
 
 
 @app.command("serve")

@@ -55,6 +55,15 @@ def _broken_rules(columns: Columns, data: Data) -> Iterator[str]:
             yield _line(str(name), str(told), np.sort(cases["index"].to_numpy(dtype=np.int64)), columns, data)
 
 
+def allowed(columns: Columns, data: Data) -> NDArray[np.bool_]:
+    """Return which rows have values, in the columns given, that `config/data.yaml` allows."""
+    right = np.ones(len(next(iter(columns.values()))), dtype=bool)
+    for name, values in columns.items():
+        for _, rule in _rules(name, data.columns[name], data):
+            right &= rule(values)
+    return right
+
+
 def _checks(rules: list[Rule]) -> list[Check]:
     def check(right: Callable[[Array], NDArray[np.bool_]]) -> Callable[[Any], Any]:
         return lambda series: pd.Series(right(series.to_numpy()), index=series.index)

@@ -27,10 +27,16 @@ Event: TypeAlias = dict[str, Any]
 def append(kind: str, **ids: Any) -> None:
     """Add an event with its time (UTC), who caused it, and the ids that it is about; on disk when this returns."""
     event = {"id": uuid4().hex, "time": datetime.now(UTC).isoformat(), "kind": kind, "who": who(), **ids}
-    line = json.dumps(event, ensure_ascii=False).encode() + b"\n"
-    with locked("events"), EVENTS.open("ab+") as log:
+    with locked("events"):
+        add(EVENTS, json.dumps(event, ensure_ascii=False).encode())
+
+
+def add(path: Path, line: bytes) -> None:
+    """Add a line to a log that nobody else writes to meanwhile; on disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as log:
         _mend(log.fileno())
-        log.write(line)
+        log.write(line + b"\n")
         log.flush()
         os.fsync(log.fileno())
 
@@ -51,6 +57,12 @@ def last(kind: str, **ids: Any) -> Event | None:
     """Return the newest event of a kind that is about all of `ids`; None if there is none."""
     about = (event for event in reversed(read(kind)) if ids.items() <= event.items())
     return next(about, None)
+
+
+def frozen() -> Event | None:
+    """Return the event that froze what changes by itself; None if nothing did, or it was thawed since."""
+    moves = read("freeze", "thaw")
+    return moves[-1] if moves and moves[-1]["kind"] == "freeze" else None
 
 
 def who() -> str:

@@ -103,7 +103,7 @@ def watch(every: float, command: Sequence[str], say: Say) -> None:
     Content that the pipeline refused is tried again when it or config/data.yaml changes. Raises ProjectError where
     another watch is running, and KeyboardInterrupt when this one is ended, after it ended the pipeline.
     """
-    with only_one(PROCESS), _ended_by_signals():
+    with only_one(PROCESS), ended_by_signals():
         paths, unwatched = watched(load(Data))
         say(f"watching {', '.join(map(str, paths))} every {every:g} s; Ctrl-C ends it")
         for name in unwatched:
@@ -184,9 +184,20 @@ def run(command: Sequence[str], say: Say) -> Ended:
     return Ended(code, _error(said) if code > 0 else "")
 
 
+def seconds(every: str) -> float:
+    """Return how long to wait between two looks; raises ProjectError for what is no such time."""
+    try:
+        wanted = float(every)
+    except ValueError:
+        wanted = 0.0
+    if not 0 < wanted <= 86_400:
+        raise ProjectError(f"EVERY={every}: should be a number of seconds above 0, of at most a day")
+    return wanted
+
+
 @contextmanager
-def only_one(path: Path) -> Iterator[None]:
-    """Hold the place of the only watch, and write this process's number to `path`; a kill frees the place.
+def only_one(path: Path, what: str = "watch") -> Iterator[None]:
+    """Hold the place of the only watch or the like, and write this process's number to `path`; a kill frees the place.
 
     Raises ProjectError naming the process that holds it.
     """
@@ -199,11 +210,11 @@ def only_one(path: Path) -> Iterator[None]:
             yield
     except Timeout:
         holder = path.read_text(encoding="utf-8").strip() if path.is_file() else "unknown"
-        raise ProjectError(f"another watch is running here (process {holder}); end it first") from None
+        raise ProjectError(f"another {what} is running here (process {holder}); end it first") from None
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """Let the signals that ask a process to end do what Ctrl-C does."""
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     earlier = {name: signal.signal(getattr(signal, name), signal.default_int_handler) for name in names}

@@ -35,7 +35,7 @@ from ..scorer import Dialect, Input, Packed, Signature
 from . import export
 
 ROWS_AGAIN = 32
-"""Rows whose features are computed a second time, in another order; a quarter of them once more, each alone."""
+"""Rows whose features are computed a second time, in another order."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,16 @@ def examples(columns: Columns, data: Data, case: Case, model: Model) -> tuple[Ex
     return Examples(columns, pack(made, numbers, text), target), signature
 
 
-def refuse_dependent(made: Columns, inputs: Columns, again: Callable[[Columns], Columns]) -> None:
+def refuse_dependent(
+    made: Columns, inputs: Columns, again: Callable[[Columns], Columns], count: int = ROWS_AGAIN
+) -> None:
     """Raise ProjectError naming a feature that is another one for some rows alone or in another order.
 
-    `made` are the features of all rows, `again` computes them: the service will ask for one row at a time.
+    `made` are the features of all rows, `again` computes them for `count` rows once more, a quarter of these each
+    alone: the service will ask for one row at a time.
     """
-    rows = np.unique(np.linspace(0, len(next(iter(made.values()))) - 1, ROWS_AGAIN).astype(int))[::-1]
-    for part in (rows, *rows[: ROWS_AGAIN // 4, None]):
+    rows = np.unique(np.linspace(0, len(next(iter(made.values()))) - 1, count).astype(int))[::-1]
+    for part in (rows, *rows[: count // 4, None]):
         alone = again({name: values[part] for name, values in inputs.items()})
         for name in sorted(made.keys() ^ alone.keys()):
             raise ProjectError(f"features.py: '{name}' is made of some rows only; make the same features of any rows")
@@ -129,17 +132,21 @@ def _equal(some: Array, others: Array) -> NDArray[np.bool_]:
     return np.isclose(some, others, rtol=1e-6, atol=1e-9, equal_nan=True)  # vector units may round otherwise
 
 
-def split(rows: Examples, data: Data, model: Model) -> tuple[Examples, Examples]:
+def split(
+    rows: Examples, data: Data, model: Model, tested: NDArray[np.bool_] | None = None
+) -> tuple[Examples, Examples]:
     """Part the rows into those to learn from and those to test on: the latest ones, or a random share without a time.
 
-    Rows of one moment stay together, so that the test rows are strictly later.
+    Rows of one moment stay together, so that the test rows are strictly later. `tested` may say otherwise.
     """
-    if data.time is None:
-        tested = np.random.default_rng(model.seed).permutation(len(rows)) < model.test_share * len(rows)
+    if tested is not None:
+        chosen = tested
+    elif data.time is None:
+        chosen = np.random.default_rng(model.seed).permutation(len(rows)) < model.test_share * len(rows)
     else:
         times = rows.columns[data.time]
-        tested = times > np.sort(times)[min(int((1 - model.test_share) * len(rows)), len(rows) - 1)]
-    learn, test = rows.take(~tested), rows.take(tested)
+        chosen = times > np.sort(times)[min(int((1 - model.test_share) * len(rows)), len(rows) - 1)]
+    learn, test = rows.take(~chosen), rows.take(chosen)
     for part, name in ((learn, "learn from"), (test, "test on")):
         if len(part) == 0 or (model.task == "classification" and len(np.unique(part.target)) < 2):
             raise ProjectError(
