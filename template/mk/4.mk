@@ -1,0 +1,25 @@
+# Level 4
+export ONCE FAULT ROWS URL SEED
+
+.PHONY: monitor freeze thaw selftest autopilot status simulate
+
+monitor: ## judge what an environment answered since the last look: make monitor ENV=prod
+	@$(OPS) monitor
+
+freeze: ## stop what changes by itself, watching goes on: make freeze WHY=reason
+	@$(OPS) freeze --why "$$WHY"
+
+thaw: ## let it change by itself again: make thaw WHY=reason
+	@$(OPS) thaw --why "$$WHY"
+
+selftest: ## plant the fault of every guard, and show whether each is caught
+	@$(OPS) selftest
+
+autopilot: ## look, decide, retrain and deploy through the gates, for as long as it runs (EVERY=60 seconds; ONCE=yes)
+	@$(OPS) autopilot --every "$${EVERY:-60}" --once "$$ONCE"
+
+status: ## write reports/status.html: is it on, is it good, for whom is it bad, what changed, what waits for a decision
+	@$(OPS) status
+
+simulate: ## send a running service traffic with truth, and a fault in it: make simulate FAULT=concept (ROWS=1000, SEED=0)
+	@$(OPS) simulate --fault "$${FAULT:-none}" --rows "$${ROWS:-1000}" --url "$${URL:-http://127.0.0.1:8080}" --seed "$${SEED:-0}"

@@ -1,0 +1,248 @@
+"""The guards of level 4: each monitor, with the fault in the answers that it must see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .contract import Columns, ProjectError
+from .evaluate.metrics import METRICS
+from .guards import ROWS, Guard, Planted, Scene, UnsuitableError
+from .guards_3 import alone, released
+from .monitor import Monitor, Record, Verdict, health, quality, scene
+from .monitor.cells import summarise
+from .release.policy import Policy
+from .retrain import policy
+from .retrain.simulate import Caller
+from .scorer import Packed, Signature
+from .serve.protocols import plain
+
+DAY, HALF, QUARTER = 86_400.0, ROWS // 2, ROWS // 4
+Seen = scene.Scene
+Change = Callable[[Seen], Seen]
+
+
+def _watch(look: Callable[[Seen], Iterable[Verdict]], fault: Change, *names: str) -> Callable[[Scene], Planted]:
+    """Let a monitor look at quiet answers, and at the same with a fault; its alarm must name it."""
+
+    def planted(stage: Scene) -> Planted:
+        still = quiet(stage)
+
+        def judge(seen: Callable[[], Seen]) -> None:
+            alarms = [verdict for verdict in look(seen()) if verdict.state == "alarm"]
+            if alarms:
+                raise ProjectError("; ".join(f"{one.signal}, {one.subject}: {one.sentence}" for one in alarms))
+
+        return Planted(partial(judge, lambda: still), partial(judge, partial(fault, still)), names)
+
+    return planted
+
+
+def quiet(stage: Scene) -> Seen:
+    """Return two windows that look like what the release learned from, and answers that are usually right."""
+    with alone(stage):
+        release = released(stage)
+        model = release.store.bundle(release.digest)
+    signature = model.scorer.signature
+    columns = {one.name: stage.rows[one.name] for one in signature.inputs}
+    packed = model.prepare(columns)
+    raw = model.scorer.run(packed)
+    parts = [_rows(columns, packed, raw, signature, slice(start, start + QUARTER)) for start in (HALF, HALF + QUARTER)]
+    answers = summarise(scene.answers(raw[:HALF], signature))
+    known = _known(columns, packed, signature)
+    by = tuple(name for name in columns if stage.data.columns[name].type in ("text", "boolean"))
+    data = stage.data.model_copy(update={"slices": list(by), "columns": _sensitive(stage, by)})
+    constant = np.full(len(signature.classes) or 1, 1 / len(signature.classes) if signature.classes else 0.0)
+    promise = scene.Promise(
+        metric=stage.model.metric,
+        by=by,
+        inputs=summarise({name: values[:HALF] for name, values in columns.items()}),
+        learned=answers,
+        tested=answers,
+        constant=constant.tolist(),
+        lead=0.0,
+        leads={},
+        edges=dict.fromkeys(by, ()),
+    )
+    clock = scene.Clock(0.0, 0.0, asked=0.0, answered=DAY, told=DAY, truths=ROWS, now=DAY + 60)
+    seen = Seen(Monitor(), Policy(), data, stage.model, model, promise, clock, known, parts[1], parts[0])
+    drawn, facts = seen.trial(known.known), METRICS[stage.model.metric]
+    lead = float(facts.gain(drawn["model"], drawn["constant"])[0])
+    return replace(seen, promise=replace(promise, lead=lead, leads=dict.fromkeys(_values(seen), lead)))
+
+
+def _sensitive(stage: Scene, by: Iterable[str]) -> dict[str, Any]:
+    marked = {name: stage.data.columns[name].model_copy(update={"sensitive": True}) for name in by}
+    return {**stage.data.columns, **marked}
+
+
+def _rows(columns: Columns, packed: Packed, raw: Any, signature: Signature, part: slice) -> scene.Rows:
+    inputs = plain({name: values[part] for name, values in columns.items()}, signature.inputs)
+    keys = [(float(row), f"{row}-1") for row in range(part.start, part.stop)]
+    features = Packed(packed.numbers[part], packed.text[part])
+    return scene.Rows(keys, inputs, features, raw[part], np.full(len(inputs), np.nan))
+
+
+def _known(columns: Columns, packed: Packed, signature: Signature) -> scene.Rows:
+    """Return rows with a truth that most answers meet."""
+    rng, classes = np.random.default_rng(0), len(signature.classes)
+    raw: Any
+    if not classes:
+        truth = rng.normal(size=ROWS)
+        raw = truth + rng.normal(size=ROWS) / 2
+    else:
+        truth = rng.integers(0, classes, ROWS).astype(np.float64)
+        said = np.where(rng.random(ROWS) < 0.8, truth, rng.integers(0, classes, ROWS)).astype(np.int64)
+        raw = np.full((ROWS, classes), 0.2 / classes) + 0.8 * np.eye(classes)[said]
+        raw += rng.normal(size=raw.shape) / 1e3
+        raw /= raw.sum(axis=1, keepdims=True)
+    return replace(_rows(columns, packed, raw.astype(np.float32), signature, slice(0, ROWS)), truth=truth)
+
+
+def _values(seen: Seen) -> list[str]:
+    """Return the name of each group that could be judged."""
+    signature, columns = seen.bundle.scorer.signature, seen.known.columns(seen.bundle.scorer.signature)
+    return [name for column in seen.promise.by for name, _ in scene.groups(column, columns[column], signature, ())]
+
+
+def _shuffled(seen: Seen, rows: Any) -> Seen:
+    """Let some answers be those to others."""
+    raw = seen.known.raw.copy()
+    raw[rows] = raw[np.random.default_rng(0).permutation(rows)]
+    return replace(seen, known=replace(seen.known, raw=raw))
+
+
+def _flipped(seen: Seen) -> Seen:
+    return _shuffled(seen, np.arange(ROWS))
+
+
+def _one_slice(seen: Seen) -> Seen:
+    """Shuffle the answers to the last value of a column with few values: over all rows it hardly shows."""
+    signature = seen.bundle.scorer.signature
+    columns = seen.known.columns(signature, list(seen.promise.by))
+    for name, values in columns.items():
+        found = [rows for _, rows in scene.groups(name, values, signature, ())]
+        large = [rows for rows in found if quality.LEAST <= rows.sum() <= ROWS - quality.LEAST]
+        if large:
+            return _shuffled(seen, np.flatnonzero(large[-1]))
+    raise UnsuitableError("config/data.yaml has no text or boolean input with few values")
+
+
+def _shifted(seen: Seen) -> Seen:
+    """Let each number of a window be another by the same."""
+    name = next((name for name, cells in seen.promise.inputs.columns.items() if cells.kind == "number"), None)
+    if name is None or seen.rows is None or seen.before is None:
+        raise UnsuitableError("config/data.yaml has no number input")
+    edges = seen.promise.inputs.columns[name].edges
+    far = edges[-1] - edges[0]
+
+    def moved(rows: scene.Rows) -> scene.Rows:
+        return replace(rows, inputs=[_added(row, name, far) for row in rows.inputs])
+
+    return replace(seen, rows=moved(seen.rows), before=moved(seen.before))
+
+
+def _added(row: dict[str, Any], name: str, far: float) -> dict[str, Any]:
+    kept = row[name]
+    return row if kept is None else {**row, name: (not kept) if isinstance(kept, bool) else kept + np.ceil(far)}
+
+
+def _window(change: Callable[[scene.Rows], scene.Rows]) -> Change:
+    """Plant a fault in both windows."""
+
+    def changed(seen: Seen) -> Seen:
+        rows, before = (None if part is None else change(part) for part in (seen.rows, seen.before))
+        return replace(seen, rows=rows, before=before)
+
+    return changed
+
+
+def _stuck(rows: scene.Rows) -> scene.Rows:
+    """Let every answer be the highest one."""
+    top = rows.raw.reshape(len(rows), -1)[:, -1].argmax()
+    return replace(rows, raw=np.broadcast_to(rows.raw[top], rows.raw.shape))
+
+
+def _holed(rows: scene.Rows) -> scene.Rows:
+    raw = rows.raw.copy()
+    raw[::10] = np.nan
+    return replace(rows, raw=raw)
+
+
+def _hundredfold(rows: scene.Rows) -> scene.Rows:
+    """Log the features in another unit than the model was trained on."""
+    if not rows.packed.numbers.shape[1]:
+        raise UnsuitableError("features.py returns no number")
+    return replace(rows, packed=Packed(100 * rows.packed.numbers + 1, rows.packed.text))
+
+
+def _silent(seen: Seen) -> Seen:
+    hours = seen.settings.freshness.answer_hours + 1
+    return replace(seen, clock=replace(seen.clock, now=DAY + 3600 * hours))
+
+
+def _restrained(*names: str, **fault: Any) -> Callable[[Scene], Planted]:
+    """Ask for a retraining when quality was lost, and ask the same with something that stands against it."""
+
+    def planted(_: Scene) -> Planted:
+        lost = Verdict("quality", "all answers", "alarm", 0.5, 0.6, "The model got worse.")
+        old = Verdict("freshness", "answers", "alarm", 25.0, 24.0, "The last answer was given 25 hours ago.")
+
+        def decided(stale: bool = False, **more: Any) -> None:
+            said = [lost, old] if stale else [lost]
+            record = Record(1, "prod", "1-1", "500-1", 0.0, DAY, ROWS, ROWS, ROWS, "live", 1, DAY, said)
+            usual = policy.Situation([record], [], "live", lambda: ROWS, [], 2 * DAY)
+            decision = policy.decide(replace(usual, **more), Monitor().retrain)
+            if not decision.act:
+                raise ProjectError(decision.sentence)
+
+        return Planted(decided, partial(decided, **fault), names)
+
+    return planted
+
+
+def _begun(day: float) -> dict[str, Any]:
+    time = datetime.fromtimestamp(day * DAY, UTC).isoformat()
+    return {"kind": "retrain", "attempt": f"{day}", "outcome": "begun", "time": time}
+
+
+FROST = {**_begun(1), "kind": "freeze", "who": "somebody", "why": "an audit"}
+
+
+def _strange(_: Scene) -> Planted:
+    return Planted(lambda: Caller("http://127.0.0.1:8080"), lambda: Caller("http://192.0.2.1:8080"), ("this machine",))
+
+
+TABLE: tuple[Guard, ...] = (
+    Guard("shifted column", "monitor", "inputs unlike those of training", _watch(health.data_drift, _shifted, "drift")),
+    Guard(
+        "stuck answers",
+        "monitor",
+        "answers unlike those of the release",
+        _watch(health.prediction_drift, _window(_stuck), "prediction drift"),
+    ),
+    Guard("flipped concept", "monitor", "answers that are wrong", _watch(quality.quality, _flipped, "quality")),
+    Guard("one bad slice", "monitor", "answers that are wrong for some", _watch(quality.slices, _one_slice, "slices")),
+    Guard("unfair answers", "monitor", "worse answers to one group", _watch(quality.bias, _one_slice, "bias")),
+    Guard("another unit", "monitor", "features that differ", _watch(health.skew, _window(_hundredfold), "500 of 500")),
+    Guard("no number", "monitor", "answers that are no numbers", _watch(health.numbers, _window(_holed), "50 of 500")),
+    Guard("one answer", "monitor", "the same answer to everybody", _watch(health.numbers, _window(_stuck), "the same")),
+    Guard("strange address", "retrain", "simulated traffic for another machine", _strange),
+    Guard("stopped feed", "monitor", "silence", _watch(health.freshness, _silent, "25 hours ago")),
+    Guard("frozen", "retrain", "a retraining while all is frozen", _restrained("an audit", frost=FROST)),
+    Guard("stale data", "retrain", "a retraining on stale data", _restrained("the data are stale", stale=True)),
+    Guard("too soon", "retrain", "a retraining within the cooldown", _restrained("cooldown", events=[_begun(1.5)])),
+    Guard(
+        "storm of alarms",
+        "retrain",
+        "more retrainings than the week allows",
+        _restrained("a_week", now=6 * DAY, events=[_begun(day) for day in (1, 2, 3)]),
+    ),
+    Guard("few truths", "retrain", "a retraining on few rows", _restrained("least_rows", fresh=lambda: 10)),
+    Guard("changed code", "retrain", "changed files", _restrained("features.py", changed=["features.py"])),
+)

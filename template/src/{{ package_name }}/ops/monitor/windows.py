@@ -1,0 +1,184 @@
+"""Look at the prediction log: every monitor judges every window of answers once, and what time alone changes.
+
+Where the last window ended stands in the records. One process looks at a time, and a record is on disk before the next
+window is judged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+import ibis
+
+from ..config import Data, Model, load
+from ..log import PREDICTIONS
+from ..register.events import add, locked
+from ..release.ledger import MOVES, Entry
+from ..release.policy import Policy
+from ..release.store import opened
+from . import RECORDS, Monitor, Record, Signal, Verdict, dump, health, quality, read
+from .quality import HISTORY, LEAST
+from .scene import Clock, Key, Rows, Scene, logged, nothing, promise, rows_of
+
+SETTLE = 1.0
+"""Seconds after which an answer surely is in the log, whoever gave it: the log is judged in the order of time."""
+MOST = HISTORY
+"""Windows that are read at once."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One monitor, and what it waits for: a window of answers, new truth, the last of many windows, the clock alone."""
+
+    signal: Signal
+    look: Callable[[Scene], Iterable[Verdict]]
+    waits_for: Literal["answers", "truth", "last", "clock"]
+
+
+WATCHES: tuple[Watch, ...] = (
+    Watch("quality", quality.quality, "truth"),
+    Watch("slices", quality.slices, "last"),
+    Watch("bias", quality.bias, "last"),
+    Watch("data drift", health.data_drift, "answers"),
+    Watch("prediction drift", health.prediction_drift, "answers"),
+    Watch("skew", health.skew, "answers"),
+    Watch("numbers", health.numbers, "answers"),
+    Watch("freshness", health.freshness, "clock"),
+)
+
+
+def look(environment: str, settings: Monitor, policy: Policy, now: float) -> list[Record]:
+    """Judge what an environment's champion answered since the last look; `now` is in seconds since 1970.
+
+    Returns the new records, which are on disk. Raises ProjectError where nothing is in the environment, UnfinishedError
+    where another process is looking for too long.
+    """
+    with locked("monitor"):
+        store, data, model = opened(policy), load(Data), load(Model)
+        bundle = store.load(environment)
+        log = logged(bundle, ibis.duckdb.connect()) if any(PREDICTIONS.glob("*.jsonl")) else None
+        made, deployed = _times(store.entries(), environment, bundle.digest)
+        clock = _clock(log, made, deployed, now)
+        scene = Scene(settings, policy, data, model, bundle, promise(bundle, data, model), clock, nothing(bundle))
+        return list(_looked(scene, environment, log))
+
+
+def overview(records: Sequence[Record], environment: str, settings: Monitor) -> Iterator[str]:
+    """Yield for people what a look found: all that is not quiet, and how much is."""
+    if not records:
+        yield f"{environment}: nothing new to judge; a window takes {settings.window} answers"
+    for record in records:
+        what = f"window {record.window}, {record.rows} answers, {record.known} with known truth"
+        yield f"{environment}, version {record.version}, {what if record.rows else 'between two windows'}:"
+        for verdict in record.verdicts:
+            if verdict.state != "quiet" or verdict.signal == "quality":
+                yield f"  {verdict.state:9} {verdict.signal}: {verdict.sentence}"
+        quiet = Counter(verdict.signal for verdict in record.verdicts if verdict.state == "quiet")
+        yield f"  quiet     {', '.join(f'{signal} ({count})' for signal, count in quiet.items())}"
+
+
+def _looked(scene: Scene, environment: str, log: ibis.Table | None) -> Iterator[Record]:
+    """Yield what is new, each record after it was written."""
+    past = read(environment)
+    number = max((record.window for record in past), default=0)
+    own = [record for record in past if record.model == scene.bundle.digest]
+    last = next((record for record in reversed(own) if record.rows), None)
+    judged = False
+    for seen, is_last in _windows(scene, log, last):
+        number, judged = number + 1, True
+        watches = [watch for watch in WATCHES if is_last or watch.waits_for != "last"]
+        yield _written(seen, environment, number, watches)
+    if judged:
+        return
+    is_news = scene.clock.truths - (own[-1].truths if own else 0) >= LEAST
+    if is_news and log is not None:
+        known = _known(scene, log, None, HISTORY * scene.settings.window)
+        watches = [watch for watch in WATCHES if watch.waits_for != "answers"]
+        yield _written(replace(scene, known=known), environment, number, watches)
+    elif _alarms(health.freshness(scene)) != _alarms(own[-1].verdicts if own else ()):
+        yield _written(scene, environment, number, [watch for watch in WATCHES if watch.waits_for == "clock"])
+
+
+def _windows(scene: Scene, log: ibis.Table | None, last: Record | None) -> Iterator[tuple[Scene, bool]]:
+    """Yield the windows that are full, in their order, each with the one before and with the truth known by now.
+
+    And whether it is the last of those that are read at once: what gathers truth over as many windows, HISTORY, needs
+    no other one.
+    """
+    size = scene.settings.window
+    begin, end = ((last.begin, last.first), (last.end, last.last)) if last else ((0.0, ""), (0.0, ""))
+    while log is not None:
+        is_new = (log.time > begin[0]) | ((log.time == begin[0]) & (log.id >= begin[1]))
+        fresh = log.filter(is_new, log.time <= scene.clock.now - SETTLE).order_by(["time", "id"])
+        rows = rows_of(fresh.limit((MOST + 1) * size), scene.bundle)
+        start = rows.until(end)
+        starts = range(start, len(rows) - size + 1, size)
+        if not starts:
+            return
+        known = _known(scene, log, rows.keys[starts[-1] + size - 1], (HISTORY + len(starts)) * size)
+        for place in starts:
+            window, before = rows.part(place, place + size), rows.part(max(place - size, 0), place)
+            count = known.until(window.keys[-1])
+            so_far = known.part(max(count - HISTORY * size, 0), count)
+            yield replace(scene, rows=window, before=before, known=so_far), place == starts[-1]
+        begin, end = window.keys[0], window.keys[-1]
+
+
+def _known(scene: Scene, log: ibis.Table, until: Key | None, most: int) -> Rows:
+    """Read the latest answers whose truth is known, the latest last."""
+    told = log.filter(log.truth.notnull())
+    if until is not None:
+        told = told.filter((told.time < until[0]) | ((told.time == until[0]) & (told.id <= until[1])))
+    latest = told.order_by([told.time.desc(), told.id.desc()]).limit(most)
+    return rows_of(latest.order_by(["time", "id"]), scene.bundle)
+
+
+def _written(scene: Scene, environment: str, number: int, watches: Iterable[Watch]) -> Record:
+    rows = scene.rows or nothing(scene.bundle)
+    (begin, first), (end, last) = (rows.keys[0], rows.keys[-1]) if len(rows) else ((scene.clock.now, ""),) * 2
+    record = Record(
+        window=number,
+        environment=environment,
+        first=first,
+        last=last,
+        begin=begin,
+        end=end,
+        rows=len(rows),
+        known=int(rows.known.sum()),
+        truths=scene.clock.truths,
+        model=scene.bundle.digest,
+        version=scene.bundle.manifest.version,
+        looked=scene.clock.now,
+        verdicts=[verdict for watch in watches for verdict in watch.look(scene)],
+    )
+    add(RECORDS, dump(record))
+    return record
+
+
+def _alarms(verdicts: Iterable[Verdict]) -> set[str]:
+    """Return what is too old."""
+    return {verdict.subject for verdict in verdicts if (verdict.signal, verdict.state) == ("freshness", "alarm")}
+
+
+def _clock(log: ibis.Table | None, made: float, deployed: float, now: float) -> Clock:
+    if log is None:
+        return Clock(made, deployed, None, None, None, 0, now)
+    ages = {"asked": log.time.min(), "answered": log.time.max(), "told": log.seen.max(), "truths": log.truth.count()}
+    (found,) = log.aggregate(**ages).to_pyarrow().to_pylist()
+    return Clock(made, deployed, **found, now=now)
+
+
+def _times(entries: Sequence[Entry], environment: str, digest: str) -> tuple[float, float]:
+    """Return when a bundle was made, and when it came into an environment where it still is."""
+    made = next(entry.time for entry in entries if entry.kind == "bundle" and entry.facts["digest"] == digest)
+    moved = made
+    for entry in reversed(entries):
+        if entry.kind in MOVES and entry.facts["environment"] == environment:
+            if entry.facts["digest"] != digest:
+                break
+            moved = entry.time
+    return datetime.fromisoformat(made).timestamp(), datetime.fromisoformat(moved).timestamp()

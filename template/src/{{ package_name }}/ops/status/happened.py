@@ -1,0 +1,126 @@
+"""What happened to the model and what waits for somebody, told from the ledger, the events, and the alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from ..monitor import Record
+from ..release.ledger import MOVES, Entry, Pointer, version
+
+Told: TypeAlias = Mapping[str, Any]
+NEAR = 1e-3
+"""Seconds between two times that are written differently and mean the same."""
+
+
+@dataclass(frozen=True)
+class Happening:
+    """What somebody or something did."""
+
+    time: float
+    kind: str
+    """A key of `happened` in words.yaml."""
+    who: str
+    about: Told
+    """What the words of its kind are filled with."""
+    why: str = ""
+    """The reason that was given."""
+    told: list[str] = field(default_factory=list)
+    """The sentences of the gates or of the monitors."""
+
+
+def happened(
+    environment: str,
+    entries: Sequence[Entry],
+    log: Sequence[Told],
+    alerted: Sequence[Told],
+    records: Sequence[Record],
+) -> Iterator[Happening]:
+    """Yield what happened to an environment, and every refusal; not in the order of time."""
+    for entry in entries:
+        facts = {**entry.facts, "version": entry.facts.get("version") or version(entries, entry.facts.get("digest"))}
+        refused = [result for result in facts.get("results", ()) if not result["passed"]]
+        why = str(facts.get("why") or "")
+        if entry.kind == "gates" and refused and [result["rule"] for result in refused] != ["approvals"]:
+            about = {**facts, "rules": [result["rule"] for result in refused]}
+            told = [_sentence(result) for result in refused]
+            yield Happening(time_of(entry.time), "refused", name_of(entry.who), about, why, told)
+        elif entry.kind == "approve" or (entry.kind in MOVES and facts["environment"] == environment):
+            outcome = f"{entry.kind} {facts['outcome']}" if entry.kind == "decision" else entry.kind
+            kind = f"{outcome} shadow" if entry.kind == "experiment" and facts["shadow"] else outcome
+            yield Happening(time_of(entry.time), kind, name_of(entry.who), facts, why)
+    for event in log:
+        kind = f"{event['kind']} {event['outcome']}" if event["kind"] == "retrain" else event["kind"]
+        if kind in ("freeze", "thaw", "trigger", "retrain begun", "retrain failed", "retrain overtaken"):
+            yield event_of(event)
+    for alert in alerted:
+        yield Happening(time_of(alert["time"]), "alarm", "", alert, told=_alarmed(alert, records))
+
+
+def _alarmed(alert: Told, records: Sequence[Record]) -> list[str]:
+    """Return the sentences of what an alert is about."""
+    verdicts = next((one.verdicts for one in records if abs(one.looked - time_of(alert["time"])) < NEAR), [])
+    about = [one for one in verdicts if one.signal == alert["signal"] and one.subject in alert["subjects"]]
+    return [verdict.sentence for verdict in about]
+
+
+def event_of(event: Told) -> Happening:
+    """Return an event of the event log as what happened."""
+    kind = f"{event['kind']} {event['outcome']}" if "outcome" in event else event["kind"]
+    told = [event[name] for name in ("sentence", "told") if event.get(name)]
+    return Happening(time_of(event["time"]), kind, name_of(event["who"]), event, str(event.get("why") or ""), told)
+
+
+def approvals(entries: Sequence[Entry], log: Sequence[Told]) -> Iterator[Happening]:
+    """Yield the versions that nothing but people keep out of an environment."""
+    judged: dict[tuple[str, int], Happening] = {}
+    for event in log:
+        if event["kind"] == "retrain" and event["outcome"] == "waits":
+            about = {"version": event["version"], "environment": "prod", "figure": "0", "limit": "1"}
+            judged["prod", event["version"]] = Happening(time_of(event["time"]), "approval", "", about)
+    for entry in entries:
+        key = (str(entry.facts.get("environment")), entry.facts.get("version") or 0)
+        refused = [result for result in entry.facts.get("results", ()) if not result["passed"]]
+        if entry.kind == "gates" and [result["rule"] for result in refused] == ["approvals"]:
+            about = {**entry.facts, "figure": refused[0]["figure"], "limit": refused[0]["limit"].partition(" ")[0]}
+            judged[key] = Happening(time_of(entry.time), "approval", name_of(entry.who), about)
+        elif entry.kind in MOVES:  # whatever was asked for before, the environment went on
+            judged = {at: one for at, one in judged.items() if at[0] != key[0] or one.time > time_of(entry.time)}
+    yield from judged.values()
+
+
+def experiment(move: Entry | None, entries: Sequence[Entry]) -> Iterator[Happening]:
+    """Yield the experiment that is under way, with how many answers it still wants."""
+    if move is None or move.kind != "experiment":
+        return
+    from ..log.truth import compared
+
+    pointer, start = Pointer.of(move), time_of(move.time)
+    known = compared((pointer.champion, str(pointer.challenger)), start, pointer.shadow)
+    count = int(known.is_challenger.sum()) if pointer.shadow else len(known.ids)
+    about = {**move.facts, "known": count, "champion": version(entries, pointer.champion)}
+    yield Happening(start, "shadow" if pointer.shadow else "experiment", name_of(move.who), about)
+
+
+def held_back(log: Sequence[Told]) -> Iterator[Happening]:
+    """Yield the cause for a retraining that waits for something, if it was noted last."""
+    last = next((event for event in reversed(log) if event["kind"] in ("trigger", "retrain")), None)
+    if last is not None and last["kind"] == "trigger" and last["reason"] not in ("answered", "running"):
+        yield event_of(last)
+
+
+def _sentence(result: Told) -> str:
+    said = str(result["sentence"])
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def name_of(who: str) -> str:
+    """Return somebody's name without the address."""
+    return who.partition(" <")[0]
+
+
+def time_of(written: str) -> float:
+    """Return a time of the ledger or of an event, in seconds since 1970."""
+    return datetime.fromisoformat(written).timestamp()

@@ -1,0 +1,121 @@
+"""The verbs that level 4 adds: what watches the model, and what it does about it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from .config import Data, Model, load
+from .contract import Columns, ProjectError
+from .monitor import Monitor
+from .release.policy import Policy
+from .verbs_2 import Environment
+from .verbs_3 import Why
+
+app = typer.Typer()
+
+
+@app.command("monitor")
+def monitor(environment: Environment = "") -> None:
+    """Judge what an environment answered since the last look; an alarm is no error."""
+    from .monitor.alerts import tell
+    from .monitor.windows import look, overview
+
+    settings, policy, where = load(Monitor), load(Policy), environment or "prod"
+    for line in overview(look(where, settings, policy, time.time()), where, settings):
+        typer.echo(line)
+    tell(where, settings.alerts, typer.echo)
+
+
+@app.command("freeze")
+def freeze(why: Why = "") -> None:
+    """Stop what changes by itself; watching and logging go on."""
+    from .register.events import append, frozen
+
+    if not why:
+        raise ProjectError("say why, for those who find it frozen: make freeze WHY=reason")
+    if found := frozen():
+        raise ProjectError(f"it is frozen already, by {found['who']} ({found['why']}); make thaw ends it")
+    append("freeze", why=why)
+    typer.echo("frozen: nothing is retrained or deployed by itself until make thaw WHY=reason; watching goes on")
+
+
+@app.command("thaw")
+def thaw(why: Why = "") -> None:
+    """Let it change by itself again."""
+    from .register.events import append, frozen
+
+    if not why:
+        raise ProjectError("say why, for those who froze it: make thaw WHY=reason")
+    if not frozen():
+        raise ProjectError("it is not frozen; make freeze WHY=reason does so")
+    append("thaw", why=why)
+    typer.echo("thawed: the autopilot may retrain and deploy again, as config/monitor.yaml lets it")
+
+
+@app.command("selftest")
+def selftest() -> None:
+    """Plant the fault of every guard, and show whether each is caught."""
+    from .verbs_1 import guards
+
+    start = time.monotonic()
+    guards()
+    typer.echo(f"every planted fault was caught, in {time.monotonic() - start:.0f} s")
+
+
+@app.command("autopilot")
+def autopilot(
+    every: Annotated[str, typer.Option(help="Seconds between two rounds")] = "60",
+    once: Annotated[str, typer.Option(help="yes for a single round")] = "",
+) -> None:
+    """Look, decide, retrain and deploy through the gates, for as long as it runs."""
+    from .pipeline import bring
+    from .retrain import seconds
+    from .retrain.autopilot import Pilot
+    from .retrain.autopilot import autopilot as fly
+    from .stages import gathered
+
+    if once not in ("", "yes"):
+        raise ProjectError(f"ONCE={once}: say ONCE=yes for a single round")
+    load(Monitor)  # a typo is told before the first round
+
+    def older() -> Columns:
+        data = load(Data)
+        bring(data, "")
+        return gathered(data, load(Model))
+
+    with suppress(KeyboardInterrupt):
+        fly(seconds(every), bool(once), Pilot((sys.executable, "-m", f"{__package__}"), older, typer.echo))
+        return
+    typer.echo("the autopilot is off")
+
+
+@app.command("status")
+def status(environment: Environment = "") -> None:
+    """Write the status page, for people who run nothing."""
+    from .status import write
+    from .status.facts import gather
+
+    found = gather(environment or "prod", time.time())
+    typer.echo(f"wrote {write(found, load(Monitor).alerts.language)}")
+
+
+@app.command("simulate")
+def simulate(
+    fault: Annotated[str, typer.Option(help="What goes wrong")] = "none",
+    rows: Annotated[str, typer.Option(help="How many rows")] = "1000",
+    url: Annotated[str, typer.Option(help="The service's address, on this machine")] = "http://127.0.0.1:8080",
+    seed: Annotated[str, typer.Option(help="Another one draws other rows")] = "0",
+) -> None:
+    """Send a running service rows with their truth, with a fault planted in them."""
+    from .retrain.simulate import simulate as send
+
+    if not rows.isdecimal() or int(rows) == 0:
+        raise ProjectError(f"ROWS={rows}: should be a whole number above 0")
+    if not seed.isdecimal():
+        raise ProjectError(f"SEED={seed}: should be a whole number from 0")
+    send(fault, int(rows), url, int(seed), typer.echo)

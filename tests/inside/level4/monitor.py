@@ -1,0 +1,100 @@
+"""Monitors that are killed at any moment judge each window once, and quiet answers stay quiet."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flight_delays.ops import guards_4
+from flight_delays.ops.config import Case, Data, Model, load
+from flight_delays.ops.guards import ROWS
+from flight_delays.ops.guards import Scene as Stage
+from flight_delays.ops.guards_3 import alone
+from flight_delays.ops.log import Writer
+from flight_delays.ops.monitor import quality, read, scene
+from flight_delays.ops.monitor.alerts import alerts, begun
+from flight_delays.ops.process.schema import drawn
+from flight_delays.ops.release.policy import Policy
+from flight_delays.ops.scorer import Packed
+from flight_delays.ops.serve import Answered
+from pydantic import TypeAdapter
+
+SIZE, WINDOWS, LEAST_KILLS = 200, 40, 8
+START = 3e9
+WATCH = """
+import os, random, signal
+from itertools import count
+from threading import Timer
+from flight_delays.ops.monitor import Alerts, Monitor
+from flight_delays.ops.monitor.alerts import tell
+from flight_delays.ops.monitor.windows import look
+from flight_delays.ops.release.policy import Policy
+
+draw = random.Random(0)
+for number in count():
+    wait = draw.uniform(0.1, 0.5) * (1 + number / 4)  # on a slow machine a look takes long
+    if os.fork() == 0:
+        Timer(wait, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        while look("dev", Monitor(window=200), Policy(), 4e9) + tell("dev", Alerts(), lambda _: None):
+            pass
+        os._exit(0)
+    if os.wait()[1] == 0:
+        break
+print(number)
+"""
+"""Looks and tells until nothing is left, killed again and again; says how often."""
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Iterator[scene.Scene]:
+    """A small release in use in dev, seen from inside of its folder."""
+    data, model = load(Data), load(Model)
+    stage = Stage(data, load(Case), model, tmp_path, drawn(data, model.task, ROWS))
+    found = guards_4.quiet(stage)
+    (tmp_path / "config").symlink_to(Path("config").resolve())
+    with alone(stage):
+        own = tuple(name for name in scene.groupable(data) if name in data.inputs)
+        kept = scene.KEPT / f"{found.bundle.digest[:16]}.json"
+        kept.parent.mkdir(parents=True)
+        kept.write_bytes(TypeAdapter(scene.Promise).dump_json(replace(found.promise, by=own)))
+        yield found
+
+
+def test_killed_monitors_judge_each_window_once(seen: scene.Scene) -> None:
+    rows, writer, model = seen.known, Writer(Policy().log), seen.bundle
+    silent = np.zeros_like(rows.raw[[0]])  # no probabilities, so that there is something to tell
+    for number in range(SIZE * WINDOWS):
+        place = [number % ROWS]
+        packed, raw = Packed(rows.packed.numbers[place], rows.packed.text[place]), rows.raw[place]
+        raw = silent if number // SIZE % 10 == 5 else raw
+        about = (f"r{number:06}", START + number, model.digest, 1)
+        writer([Answered(*about, "champion", None, [rows.inputs[place[0]]], packed, raw, [True])])
+    done = subprocess.run([sys.executable, "-c", WATCH], capture_output=True, text=True, check=True, env=os.environ)
+    judged = [record for record in read("dev") if record.rows]
+    assert [record.window for record in judged] == list(range(1, WINDOWS + 1))
+    starts = range(0, SIZE * WINDOWS, SIZE)
+    assert [record.first for record in judged] == [f"r{start:06}-1" for start in starts]
+    assert [record.last for record in judged] == [f"r{start + SIZE - 1:06}-1" for start in starts]
+    told = Counter(alert["id"] for alert in alerts())
+    assert told == Counter(alert["id"] for alert in begun(read("dev"), "en"))
+    assert sum("numbers" in name for name in told) == WINDOWS // 10
+    assert int(done.stdout) >= LEAST_KILLS
+
+
+def test_a_slice_that_the_mean_hides_is_named(seen: scene.Scene) -> None:
+    """One carrier of nine gets answers that mean nothing; over all rows that is less than the margin."""
+    rows, raw = np.arange(0, ROWS, 9), seen.known.raw.copy()
+    inputs = [{**row, "carrier": "AA" if place % 9 else "UA"} for place, row in enumerate(seen.known.inputs)]
+    raw[rows] = raw[np.random.default_rng(0).permutation(rows)]
+    hidden = replace(seen, known=replace(seen.known, inputs=inputs, raw=raw))
+    assert {verdict.state for verdict in quality.quality(hidden)} == {"quiet"}
+    alarms = [verdict.subject for verdict in quality.slices(hidden) if verdict.state == "alarm"]
+    assert alarms == ["carrier UA"]
+    assert [one.subject for one in quality.bias(hidden) if one.state == "alarm"] == ["carrier UA"]

@@ -1,0 +1,245 @@
+"""The loop lived through: a changed world is learned and served by itself, harm is refused, kills change nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import commit, must, run, share_environment, well
+
+pytestmark = pytest.mark.life
+ROWS, PART = 4000, 50
+PATIENCE = 1200
+"""Seconds until a round has to have come to its end."""
+KILLS = 8
+CHANGES = {
+    "config/model.yaml": ("n_estimators: 100", "n_estimators: 5"),
+    "config/monitor.yaml": ("margin: 0.25}", "margin: 0.1}"),
+    "config/policy.yaml": ("median_ms: 10, p99_ms: 100", "median_ms: 1000, p99_ms: 10000"),
+}
+"""Little to fit, a sharper eye, and no haste: other tests keep the machine busy."""
+Truth = Callable[[dict[str, Any], random.Random], bool]
+
+
+class World:
+    """A project in use: its service, what is asked of it, and what becomes of that."""
+
+    def __init__(self, folder: Path) -> None:
+        """Prepare to use a project."""
+        self.folder, self.port, self.seed = folder, 0, 0
+        self.command = [str(folder / ".venv/bin/python"), "-m", "flight_delays.ops"]
+        page = yaml.safe_load((folder / "config/data.yaml").read_text(encoding="utf-8"))
+        self.inputs = [name for name, column in page["columns"].items() if column.get("role", "input") == "input"]
+        self.rows: list[dict[str, Any]] = []
+
+    def verb(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a verb of the project."""
+        return run([*self.command, *words], self.folder)
+
+    def lines(self, path: str, kind: str = "") -> list[dict[str, Any]]:
+        """Return what a log holds, or one kind of it."""
+        content = (self.folder / path).read_text(encoding="utf-8") if (self.folder / path).exists() else ""
+        return [line for line in map(json.loads, content.splitlines()) if kind in ("", line.get("kind"))]
+
+    def outcomes(self) -> list[str]:
+        """Return the outcomes of all retrainings, in order."""
+        return [event["outcome"] for event in self.lines("logs/events.jsonl", "retrain")]
+
+    def deployed(self, environment: str = "prod") -> list[int]:
+        """Return the versions that an environment came to use, in order."""
+        moves = self.lines("releases/ledger.jsonl", "deploy")
+        return [move["facts"]["version"] for move in moves if move["facts"]["environment"] == environment]
+
+    def ask(self, path: str, content: Any = None) -> tuple[Any, Any]:
+        """Return what the service answers, and its headers."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        body = None if content is None else json.dumps(content)
+        connection.request("GET" if body is None else "POST", path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        said = answer.read()
+        assert answer.status == 200, said
+        return json.loads(said), answer.headers
+
+    def live(self, count: int, truth: Truth) -> float:
+        """Ask for rows, tell what became of them, and return how well the service ranked them (ROC AUC)."""
+        self.seed += 1
+        draw, known = random.Random(self.seed), []
+        for _ in range(count // PART):
+            rows = draw.choices(self.rows, k=PART)
+            answers, headers = self.ask("/invocations", {"dataframe_records": [self.asked(row) for row in rows]})
+            true = [truth(row, draw) for row in rows]
+            self.ask("/feedback", [{"id": f"{headers['X-Request-Id']}-{n}", "truth": t} for n, t in enumerate(true, 1)])
+            known += [(list(given.values())[1], t) for given, t in zip(answers["probabilities"], true, strict=True)]
+        return area(known)
+
+    def asked(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs of a row as a request carries them."""
+        asked = {name: row[name] for name in self.inputs}
+        return {n: v.isoformat() if hasattr(v, "isoformat") else None if v != v else v for n, v in asked.items()}
+
+    def wait_for(self, version: int) -> None:
+        """Wait until the service answers with a version."""
+        end = time.monotonic() + 30
+        while self.ask("/version")[0]["model_version"] != f"{version}" and time.monotonic() < end:
+            time.sleep(0.1)
+        assert self.ask("/version")[0]["model_version"] == f"{version}"
+
+
+def area(known: list[tuple[float, bool]]) -> float:
+    """Return how often a row that is true ranks above one that is not (Mann and Whitney 1947)."""
+    ranks = {value: place for place, value in enumerate(sorted({value for value, _ in known}))}
+    yes, no = ([ranks[value] for value, true in known if true == wanted] for wanted in (True, False))
+    above = sum((one > other) + (one == other) / 2 for one in yes for other in no)
+    return above / (len(yes) * len(no))
+
+
+def usual(row: dict[str, Any], _: random.Random) -> bool:
+    """What became of the flight."""
+    return bool(row["late"])
+
+
+def far(row: dict[str, Any], draw: random.Random) -> bool:
+    """The world changed: far flights are late, and little else counts."""
+    return bool(row["distance"] > 900) != (draw.random() < 0.1)
+
+
+def near(row: dict[str, Any], draw: random.Random) -> bool:
+    """The world turned round."""
+    return not far(row, draw)
+
+
+def poisoned(row: dict[str, Any], draw: random.Random) -> bool:
+    """Every fifth truth is told the wrong way round."""
+    return far(row, draw) != (draw.random() < 0.2)
+
+
+@pytest.fixture(scope="module")
+def world(lived: Callable[[int, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Give a small project whose first version is in prod, and answers."""
+    source, folder = lived(4, "classification"), tmp_path_factory.mktemp("flown") / "project"
+    left = (".venv", "releases", ".keys", "logs", "mlflow.db", "mlartifacts", "runs", "dvc.lock")
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*left), symlinks=True)
+    share_environment(source, folder)
+    (folder / ".git" / "info" / "exclude").write_text(".venv\n")
+    for name, (old, new) in CHANGES.items():
+        text = (folder / name).read_text(encoding="utf-8")
+        assert old in text
+        (folder / name).write_text(text.replace(old, new).replace("cooldown_hours: 24", "cooldown_hours: 0"), "utf-8")
+    flights = pq.read_table(folder / "data" / "flights.parquet")
+    few = sorted(random.Random(0).sample(range(flights.num_rows), ROWS))
+    pq.write_table(flights.take(few), folder / "data" / "flights.parquet")
+    shutil.rmtree(folder / "tests" / "ops")  # a release runs the project's tests; these are run elsewhere
+    commit(folder, "Small")
+    made = World(folder)
+    for words in (("key",), ("pipeline",), *(("deploy", "--env", where) for where in ("dev", "staging", "prod"))):
+        well(made.verb(*words))
+    parts = [pq.read_table(folder / "build" / "evaluation" / f"{name}.parquet") for name in ("reference", "test")]
+    made.rows = [row for part in parts for row in part.to_pylist()]
+    serve = [*made.command, "serve", "--port", "0", "--env", "prod"]
+    with subprocess.Popen(serve, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            made.port = int(process.stdout.readline().partition("http://127.0.0.1:")[2].partition("/")[0])
+            yield made
+        finally:
+            process.kill()
+
+
+def test_a_changed_world_is_learned_and_served_by_itself(world: World) -> None:
+    before = world.live(1000, usual)
+    lost = world.live(2500, far)
+    assert lost < before - 0.1
+    said = well(world.verb("autopilot", "--once", "yes"))
+    assert "since the change, alone" in said, said
+    assert world.outcomes() == ["begun", "trained", "deployed"]
+    begun, trained, _ = world.lines("logs/events.jsonl", "retrain")
+    assert begun["cause"].startswith("quality since window ")
+    assert trained["version"] == 2
+    assert [world.deployed(where) for where in ("dev", "staging", "prod")] == [[1, 2]] * 3
+    why = world.lines("releases/ledger.jsonl", "deploy")[-1]["facts"]["why"]
+    assert why == f"retrained because of {begun['cause']}"
+    world.wait_for(2)
+    after = world.live(1000, far)
+    print(f"ROC AUC {before:.3f}, after the change {lost:.3f}, after the retraining {after:.3f}")
+    assert after - lost >= 0.9 * (before - lost)
+    sentences = [alert["sentence"] for alert in world.lines("logs/alerts.jsonl") if alert["signal"] == "retrain"]
+    assert sentences == [f"Version 2 is in prod, retrained because of {begun['cause']}."]
+
+
+def test_what_was_learned_in_production_is_reproduced(world: World) -> None:
+    run_of = world.lines("logs/events.jsonl", "register")[-1]["run"]
+    said = well(world.verb("reproduce", "--run", run_of))
+    assert f"run {run_of} is reproduced" in said
+
+
+def test_poison_is_learned_and_refused(world: World) -> None:
+    kept = (world.folder / "data/raw/production.parquet").read_bytes()
+    world.live(2000, poisoned)
+    said = well(world.verb("autopilot", "--once", "yes"))
+    assert world.outcomes()[3:] == ["begun", "trained", "refused"], said
+    *_, refused = world.lines("logs/events.jsonl", "retrain")
+    assert "champion" in refused["gates"]
+    assert world.deployed() == [1, 2]
+    assert world.ask("/version")[0]["model_version"] == "2"
+    told = world.lines("logs/alerts.jsonl")[-1]["sentence"]
+    assert told.startswith("Version 3, retrained because of quality since window ")
+    assert told.endswith("the champion stays.")
+    assert (world.folder / "data/raw/production.parquet").read_bytes() == kept
+
+
+def test_a_freeze_and_a_changed_file_are_told_and_nothing_happens(world: World) -> None:
+    world.live(2500, near)
+    outcomes, moves = world.outcomes(), world.lines("releases/ledger.jsonl")
+    well(world.verb("freeze", "--why", "an audit"))
+    assert "an audit" in well(world.verb("autopilot", "--once", "yes"))
+    well(world.verb("thaw", "--why", "it is over"))
+    features = world.folder / "src/flight_delays/features.py"
+    whole = features.read_bytes()
+    features.write_bytes(whole + b"\n")
+    assert "features.py differ from the last commit" in well(world.verb("autopilot", "--once", "yes"))
+    features.write_bytes(whole)
+    assert [event["reason"] for event in world.lines("logs/events.jsonl", "trigger")] == ["frozen", "changed files"]
+    assert (world.outcomes(), world.lines("releases/ledger.jsonl")) == (outcomes, moves)
+
+
+def test_killed_again_and_again_it_comes_to_the_same_end_once(world: World) -> None:
+    """The autopilot alone is killed, whatever it started goes on; then a person ends it, and all of it ends."""
+    draw, known = random.Random(0), world.outcomes()
+    command = [*world.command, "autopilot", "--every", "1"]
+    for _ in range(KILLS):
+        process = subprocess.Popen(command, cwd=world.folder, stdout=subprocess.PIPE, text=True)
+        with process:
+            begun, end = len(known) < len(world.outcomes()), time.monotonic() + PATIENCE
+            while not begun and time.monotonic() < end:
+                time.sleep(0.1)
+                begun = len(known) < len(world.outcomes())
+            time.sleep(draw.uniform(0.5, 12))
+            process.send_signal(signal.SIGKILL)
+    with subprocess.Popen(command, cwd=world.folder, stdout=subprocess.PIPE, text=True) as process:
+        time.sleep(5)
+        second = world.verb("autopilot", "--once", "yes")
+        assert second.returncode == 1
+        assert f"another autopilot is running here (process {process.pid})" in second.stderr
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    end = time.monotonic() + PATIENCE
+    while world.outcomes()[-1] not in ("deployed", "refused", "failed", "overtaken"):
+        assert time.monotonic() < end
+        well(world.verb("autopilot", "--once", "yes"))
+    assert world.outcomes()[len(known) :] == ["begun", "trained", "deployed"]
+    assert world.deployed() == [1, 2, 4]
+    assert [event["version"] for event in world.lines("logs/events.jsonl", "register")] == [1, 2, 3, 4]
+    world.wait_for(4)
+    assert world.live(500, near) > 0.8
+    assert must(["git", "status", "--porcelain", "--", "src", "config"], world.folder) == ""
