@@ -56,8 +56,8 @@ def test_inside(lived: Callable[[int, str], Path], module: str) -> None:
 def test_the_drift_rule_keeps_its_promises(lived: Callable[[int, str], Path]) -> None:
     """As many windows as the promises are about: 10,000 quiet ones, and 5,000 repeats of a small shift."""
     project = lived(4, "classification")
-    command = [project / ".venv/bin/python", "-m", "pytest", "-q", "--noconftest", "-c", project / "pyproject.toml"]
-    must([*command, INSIDE / "level4" / "drift.py"], project, THOROUGH="1")
+    options = ("-m", "pytest", "-q", "--noconftest", "-c", project / "pyproject.toml")
+    must([project / ".venv/bin/python", *options, INSIDE / "level4" / "drift.py"], project, THOROUGH="1")
 
 
 @pytest.mark.parametrize("name", OTHERS)

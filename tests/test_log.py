@@ -156,7 +156,7 @@ def test_a_prediction_is_traced_and_explained(released: tuple[Path, Any]) -> Non
         status, request, body = ask(port, "/invocations", {"dataframe_records": [row(project), row(project)]})
         assert ask(port, "/feedback", [{"id": f"{request}-1", "truth": True}])[0] in (200, 202, 204)
     assert status == 200
-    python = [project / ".venv/bin/python", "-m", "flight_delays.ops"]
+    python: list[str | Path] = [project / ".venv/bin/python", "-m", "flight_delays.ops"]
     told = must([*python, "trace", "--id", f"{request}-2"], project, COLUMNS="200")
     (record,) = (project / "runs").glob("*.json")
     content = json.loads(record.read_text(encoding="utf-8"))

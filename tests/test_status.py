@@ -15,8 +15,7 @@ from conftest import must
 
 pytestmark = pytest.mark.life
 INSIDE = Path(__file__).parent / "inside" / "level4" / "status.py"
-QUIET = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-QUIET += ("--disable-component-update", "--disable-sync")
+QUIET = [f"--disable-{what}" for what in ("gpu", "quic", "background-networking", "component-update", "sync")]
 WIDTHS = (390, 1200)
 LOOK = """<!doctype html><title>look</title>
 <script>
@@ -79,7 +78,9 @@ def looked(browser: str, page: Path, folder: Path) -> list[dict[str, Any]]:
     frame = folder / "look.html"
     frame.write_text(LOOK + frames, encoding="utf-8")
     own = ["--headless", "--no-sandbox", "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}"]
-    shown = must([browser, *own, *QUIET, "--virtual-time-budget=10000", "--dump-dom", frame.as_uri()], folder)
+    shown = must(
+        [browser, *own, "--no-first-run", *QUIET, "--virtual-time-budget=10000", "--dump-dom", frame.as_uri()], folder
+    )
     found = re.search(r"<pre>(\[.*)</pre>", shown)
     assert found, shown
     seen: list[dict[str, Any]] = json.loads(unescape(found[1]))
