@@ -212,7 +212,9 @@ def story() -> None:
     facts = {"challenger": sixth, "share": 0.1, "shadow": False, "experiment": "e1", "rows": 2000, "level": 0.025}
     entry(55, "experiment", environment="prod", digest=fifth, version=6, metric="roc_auc", **facts)
     refusal(56, 7, bundle(55.5, 7), "prod", approvals="1 of 2 people have approved of it for prod")
-    ALERTS.write_text("".join(json.dumps(alert) + "\n" for alert in begun(records, "en")))
+    alerts = list(begun(records, "en"))
+    alerts.append({**alerts[-1], "id": "retrain-a-refused", "signal": "retrain", "subjects": ["refused"]})
+    ALERTS.write_text("".join(json.dumps(alert) + "\n" for alert in alerts))
 
 
 @pytest.fixture

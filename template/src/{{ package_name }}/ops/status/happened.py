@@ -56,6 +56,8 @@ def happened(
         if kind in ("freeze", "thaw", "trigger", "retrain begun", "retrain failed", "retrain overtaken"):
             yield event_of(event)
     for alert in alerted:
+        if alert["signal"] == "retrain":  # its event stands above
+            continue
         yield Happening(time_of(alert["time"]), "alarm", "", alert, told=_alarmed(alert, records))
 
 
