@@ -42,7 +42,7 @@ from flight_delays.ops.process import (
     given_away,
     settle_time,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROWS = 300
@@ -269,6 +269,7 @@ def test_without_a_history_nothing_is_replaced(tmp_path: Path, monkeypatch: pyte
         refuse_uncommitted([tmp_path / "x"])
 
 
+@settings(deadline=None)
 @given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9))
 def test_limits_lie_farther_out_and_keep_their_sign(end: float, span: float) -> None:
     low, high = beyond(end, -span), beyond(end, span)
@@ -277,6 +278,7 @@ def test_limits_lie_farther_out_and_keep_their_sign(end: float, span: float) -> 
     assert (high <= 0) == (end <= 0 and (high == 0 or end + span < 0))
 
 
+@settings(deadline=None)
 @given(st.datetimes(min_value=datetime(1900, 1, 1), max_value=datetime(2100, 1, 1)))
 def test_parts_of_a_time_agree_with_the_calendar(moment: datetime) -> None:
     times = np.array([moment, "NaT"], dtype="datetime64[us]")

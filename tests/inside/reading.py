@@ -63,7 +63,7 @@ from flight_delays.ops.train import (
     Examples,
     write_unseen,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SPELLINGS = """
@@ -99,6 +99,7 @@ def test_both_ways_read_every_spelling_alike(column: Input, csv: Dialect) -> Non
         assert outcome(typed, column, arrow.cast(pa.large_string()), 5, csv) == alone, word
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*SPELLINGS, None]), min_size=1), st.sampled_from(COLUMNS), st.sampled_from(DIALECTS))
 def test_both_ways_read_any_column_alike(words: list[str | None], column: Input, csv: Dialect) -> None:
     fitting = [word for word in words if not outcome(from_values, column, [word], 1, csv).startswith("row")]
@@ -107,6 +108,7 @@ def test_both_ways_read_any_column_alike(words: list[str | None], column: Input,
         assert outcome(typed, column, arrow, 1, csv) == outcome(from_values, column, chosen, 1, csv)
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, width=64) | st.integers(-(10**17), 10**17) | st.decimals(allow_nan=False, places=3))
 def test_both_ways_read_any_number_alike(number: Any) -> None:
     for column in COLUMNS[:4]:
