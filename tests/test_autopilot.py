@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,18 @@ class World:
         """Return the inputs of a row as a request carries them."""
         asked = {name: row[name] for name in self.inputs}
         return {n: v.isoformat() if hasattr(v, "isoformat") else None if v != v else v for n, v in asked.items()}
+
+    @contextmanager
+    def flying(self) -> Iterator[subprocess.Popen[str]]:
+        """Run the autopilot; what is done with it begins when it is the one that holds the place."""
+        number, end = self.folder / "logs" / "autopilot.pid", time.monotonic() + PATIENCE
+        with subprocess.Popen(
+            [*self.command, "autopilot", "--every", "1"], cwd=self.folder, stdout=subprocess.DEVNULL, text=True
+        ) as process:
+            while not number.exists() or number.read_text(encoding="utf-8") != f"{process.pid}\n":
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            yield process
 
     def wait_for(self, version: int) -> None:
         """Wait until the service answers with a version."""
@@ -216,23 +229,19 @@ def test_a_freeze_and_a_changed_file_are_told_and_nothing_happens(world: World) 
 def test_killed_again_and_again_it_comes_to_the_same_end_once(world: World) -> None:
     """The autopilot alone is killed, whatever it started goes on; then a person ends it, and all of it ends."""
     draw, known = random.Random(0), world.outcomes()
-    command = [*world.command, "autopilot", "--every", "1"]
     for _ in range(KILLS):
-        process = subprocess.Popen(command, cwd=world.folder, stdout=subprocess.PIPE, text=True)
-        with process:
-            begun, end = len(known) < len(world.outcomes()), time.monotonic() + PATIENCE
-            while not begun and time.monotonic() < end:
+        with world.flying() as process:
+            end = time.monotonic() + PATIENCE
+            while len(world.outcomes()) == len(known) and time.monotonic() < end:
                 time.sleep(0.1)
-                begun = len(known) < len(world.outcomes())
-            time.sleep(draw.uniform(0.5, 12))
+            time.sleep(draw.uniform(0, 10))
             process.send_signal(signal.SIGKILL)
-    with subprocess.Popen(command, cwd=world.folder, stdout=subprocess.PIPE, text=True) as process:
-        time.sleep(5)
+    with world.flying() as process:
         second = world.verb("autopilot", "--once", "yes")
         assert second.returncode == 1
         assert f"another autopilot is running here (process {process.pid})" in second.stderr
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
     end = time.monotonic() + PATIENCE
     while world.outcomes()[-1] not in ("deployed", "refused", "failed", "overtaken"):
         assert time.monotonic() < end

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from ..collect.sources import RAW
 from ..config import Case, Column, Data, Model
 from ..contract import Array, Columns, ProjectError, to_columns
-from ..evaluate.metrics import METRICS
+from ..evaluate.compare import sure
+from ..evaluate.metrics import METRICS, measures, resampled
 from ..files import atomic, put_in_place
 from ..log.truth import joined
 from ..process import missing
 from ..process.schema import allowed
 from ..scorer import EXACT, READERS, Dialect, Input, from_values
-from ..train import examples, learned, quality, unfitted
+from ..train import examples, learned, unfitted
 
 ROWS = RAW / "production.parquet"
 BEFORE = Path("build/production.parquet")
@@ -35,10 +36,12 @@ MOST = 200_000
 """Rows of the log that are taken, the latest ones."""
 SURE = 3.0
 """Standard errors by which errors have grown where there was a change."""
+SURELY = 0.95
+"""Confidence with which the recent rows alone have to be better."""
 OLDER = 50_000
 """Collected rows with which a window is tried."""
 Window: TypeAlias = Literal["all", "recent"]
-FROM: dict[Window, str] = {"all": "with all other rows", "recent": "since the change, alone"}
+FROM = {"all": "with all other rows", "recent": "since the change, alone"}
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ def tested(rows: int, share: float) -> int:
 
 
 def better(rows: Rows, since: float, older: Columns, data: Data, case: Case, model: Model) -> tuple[Window, str]:
-    """Return the window whose model answers the latest rows better, and how this was found, in words.
+    """Return all, unless the recent rows alone surely make a better model, and how this was found, in words.
 
     Both models learn what a training would give them, but for the rows on which they are compared here; those that will
     test the new model are left out altogether.
@@ -202,19 +205,18 @@ def better(rows: Rows, since: float, older: Columns, data: Data, case: Case, mod
     recent = np.flatnonzero(rows.times >= since)
     recent = recent[: len(recent) - tested(len(recent), model.test_share)]
     held = recent[len(recent) - tested(len(recent), model.test_share) :] + len(drawn)
-    parts: dict[Window, NDArray[np.int64]] = {"recent": np.setdiff1d(recent + len(drawn), held)}
+    parts = {"recent": np.setdiff1d(recent + len(drawn), held)}
     classes = len(np.unique(every.target)) if model.task == "classification" else 1
     if len(recent) < TESTED or any(len(np.unique(every.target[part])) < classes for part in (parts["recent"], held)):
         return "all", "too few rows since the change to learn from them alone"
-    parts["all"], test, measured = np.arange(held[0]), every.take(held), {}
+    parts["all"], test, found = np.arange(held[0]), every.take(held), {}
     for name, part in parts.items():
         _, native = learned(every.take(part), unfitted(model))
-        measured[name] = quality(model.metric, test.target, native(test.packed))
-    facts = METRICS[model.metric]
-    is_better = measured["recent"] > measured["all"] if facts.higher else measured["recent"] < measured["all"]
-    window: Window = "recent" if is_better else "all"
-    told = " and ".join(f"{value:.4g} {FROM[name]}" for name, value in measured.items())
-    return window, f"{facts.label} on {len(held)} rows: {told}"
+        found[name] = measures(model.task, test.target, native(test.packed))[model.metric]
+    facts, draws = METRICS[model.metric], resampled(found, len(held), model.seed)
+    is_better = sure(facts.gain(draws["recent"], draws["all"]), SURELY).low > 0
+    told = " and ".join(f"{values[0]:.4g} {FROM[name]}" for name, values in draws.items())
+    return "recent" if is_better else "all", f"{facts.label} on {len(held)} rows: {told}"
 
 
 def _about(path: Path) -> dict[str, str]:
