@@ -14,7 +14,7 @@ from manifest import entries
 
 ANSWERS = ".copier-answers.yml"
 TASKS = ("classification", "regression")
-RISES = [(low, high) for high in range(1, 4) for low in range(high)]
+RISES = [(low, high) for high in range(1, 5) for low in range(high)]
 NOTE = "# mine, and nobody else's\n"
 
 
