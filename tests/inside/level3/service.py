@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -180,6 +181,43 @@ def test_10_000_mutated_bodies(pair: tuple[Running, Running], rows: list[dict[st
 DEEP = b'{"instances": ' + b"[" * 100_000
 
 
+class Heard:
+    """What `take` is given to answer by."""
+
+    def __init__(self) -> None:
+        """Wait for an answer."""
+        self.answer: asyncio.Future[tuple[int, Any]] = asyncio.get_running_loop().create_future()
+
+    def end(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Hear the answer."""
+        assert dict(headers)[b"content-length"] == b"%d" % len(body)
+        self.answer.set_result((status, json.loads(body)))
+
+
+def test_the_short_way_answers_as_the_long_one(release: Release, rows: list[dict[str, Any]]) -> None:
+    short, long = Running(release), Running(release)
+    draw = random.Random(3)
+    bodies = [json.dumps(form).encode() for form in (*forms(rows), *forms(rows[:1]))]
+    bodies += [mutated(draw, draw.choice(bodies)) for _ in range(2000)]
+
+    async def taken() -> list[tuple[int, Any] | None]:
+        heard = []
+        for body in bodies:
+            turn = Heard()
+            is_taken = short.service.take([(b"content-type", JSON.encode())], body, turn)
+            heard.append(await turn.answer if is_taken else None)
+        return heard
+
+    answers = asyncio.run(taken())
+    assert sum(answer is not None for answer in answers) > 100
+    assert sum(answer is None for answer in answers) > 100
+    for body, answer in zip(bodies, answers, strict=True):
+        if answer is not None:
+            assert answer == long.ask(body), body
+    assert {rows.digest for rows in short.logged} == {release.digest}
+    assert len(short.logged) == sum(answer is not None and answer[0] == 200 for answer in answers)
+
+
 def test_what_is_odd_has_its_answer(pair: tuple[Running, Running], rows: list[dict[str, Any]]) -> None:
     row = rows[0]
     number = next(name for name, value in row.items() if isinstance(value, float))
@@ -228,8 +266,10 @@ def process() -> Iterator[tuple[int, int, Path]]:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True) as service:
             found = re.search(r"http://127.0.0.1:(\d+)", service.stdout.readline() if service.stdout else "")
             assert found, events.read_text()
-            yield int(found[1]), service.pid, events
-            service.terminate()
+            try:
+                yield int(found[1]), service.pid, events
+            finally:
+                service.terminate()
             assert service.wait(10) == 0
 
 
@@ -284,6 +324,38 @@ def test_odd_callers(rows: list[dict[str, Any]]) -> None:
         assert int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) < 200_000, "kB, after 100 MB were sent"
 
 
+@pytest.mark.usefixtures("release")
+def test_requests_on_one_connection_are_answered_in_order(rows: list[dict[str, Any]]) -> None:
+    """Those that the connection answers itself, and those that take a task, in every mixture."""
+
+    def asked(body: str, more: str = "", version: str = "1.1") -> bytes:
+        head = HEAD.replace("1.1", version)
+        return f"{head}{more}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+    one, many = (json.dumps({"instances": some}) for some in (rows[:1], rows * 40))
+    ping, wrong = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n", asked("{}")
+    close = "Connection: close\r\n"
+    with process() as (port, _, _):
+        for requests, statuses in (
+            ((asked(one), asked(one, close)), [200, 200]),
+            ((asked(many), asked(one), ping, asked(one, close)), [200, 200, 200, 200]),
+            ((asked(one), wrong, asked(many), asked(one, close), asked(one)), [200, 422, 200, 200]),
+            ((asked(one, version="1.0"), asked(one)), [200]),
+            ((asked(one, f"Expect: 100-continue\r\n{close}"),), [100, 200]),
+        ):
+            back = said(port, b"".join(requests))
+            assert [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", back)] == statuses, back[:500]
+            assert back.count(b"connection: close") == 1
+            sizes = [len(part.split(b'"probabilities"')[0]) for part in back.split(b"HTTP/1.1 ")[1:]]
+            expected = [asked(many) in (request,) for request in requests][: len(statuses)]
+            if 100 not in statuses:
+                assert [size > 1000 for size in sizes] == expected, "each request has its own answer"
+        for _ in range(50):  # callers that hang up before they are answered
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(asked(one))
+        assert said(port, asked(one, close)).startswith(b"HTTP/1.1 200")
+
+
 def test_mlflow_s_own_client(release: Release, rows: list[dict[str, Any]]) -> None:
     with process() as (port, _, _):
         table = json.dumps(rows[:3])
@@ -334,7 +406,7 @@ def test_a_challenger_answers_its_share_and_keeps_its_callers(release: Release, 
     running.live.look()
     running.logged.clear()
     _, answer = running.ask({"instances": rows[:2]})
-    running.service._shadows.shutdown()
+    running.service._shadows._pool.shutdown()
     assert sorted((one.variant, one.digest) for one in running.logged) == [
         ("champion", release.digest),
         ("shadow", challenger),

@@ -17,7 +17,6 @@ from itertools import count
 from secrets import token_hex
 from typing import Any, TypeAlias
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,18 +28,16 @@ from ..release.store import opened
 from ..scorer import Packed
 from . import Answered, v2
 from .app import READERS, announce, listening, read_json
-from .guard import Door, Gone, Receive, Refusal, refusal, run, tell, wanted_key
-from .live import Asked, Live, Model, Only, Reply, give_back
+from .guard import Door, Gone, Pairs, Receive, Refusal, tell, told_of, wanted_key
+from .live import QUEUE, Asked, Live, Model, Only, Reply, Shadows, Taken, give_back
 from .metrics import Counts, Pages, Told
 from .protocols import READ, Columns, plain
+from .wire import CLOSE, ROUTE, Turn, run
 
 BUNDLE = "SERVE_BUNDLE"
 """Environment variable: digest of a bundle to serve, whatever the environments use."""
 SHORT, BRIEF = 8_192, 65_536
 """Bytes of a body up to which the exact path, and the fast one, read it between other requests."""
-THREADS, QUEUE = 2, 32
-"""Threads for what takes long, and how many such requests may wait for them."""
-Pairs: TypeAlias = list[tuple[bytes, bytes]]
 Record: TypeAlias = Callable[[Sequence[Answered]], object]
 Scored: TypeAlias = tuple[Packed, NDArray[np.float32], list[Any]]
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -54,17 +51,15 @@ class Service:
         """Answer with what is live; `record` and `told` are given every answer and every feedback before the caller."""
         self.live, self.counts, self.door = live, live.counts, door
         self._record, self._seconds, self._entity = record, policy.limits.seconds, policy.experiment.entity
-        self._threads, self._shadows = ThreadPoolExecutor(THREADS, "score"), ThreadPoolExecutor(1, "shadow")
-        self._long = self._shadowed = 0
+        self._threads, self._shadows, self._long = ThreadPoolExecutor(2, "score"), Shadows(self.counts), 0
         self._number, self._token = count(), token_hex(3)
         self._pages = Pages(live, door, told)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        path: str = scope["path"]
-        media, more = b"application/json", []
+        path, media, more = scope["path"], b"application/json", []
         try:
-            if path == "/invocations" and scope["method"] == "POST":
+            if path == ROUTE and scope["method"] == "POST":
                 status, (answered, body) = 200, await self._invocations(scope, receive)
                 more = [(b"x-request-id", answered.request.encode())]
             elif path.startswith("/v2/") and path.endswith("/infer") and scope["method"] == "POST":
@@ -74,15 +69,31 @@ class Service:
         except Gone:
             return
         except Exception as error:
-            refused = refusal(error)
-            status, more = refused.status, refused.headers
-            body = msgspec.json.encode({"error" if path.startswith("/v2") else "detail": str(refused)})
+            status, body, more = told_of(error, "error" if path.startswith("/v2") else "detail")
+        headers = self.headers(path, status, media, body, more)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def take(self, headers: Pairs, body: bytes, turn: Turn) -> bool:
+        """Whether a whole request is answered between two others: one that the fast path reads and nobody refuses."""
+        named = dict(headers)
+        read = READ.get(named.get(b"content-type", b""))
+        if read is None:
+            return False
+        asked = self.live.state, body, *read, named.get(b"x-entity")
+        try:
+            self.door.refuse_strangers(named)
+            return self._queued(Taken(turn, self.headers, self.counts, *asked))
+        except Exception:  # whatever is wrong with it, the long way finds it again and says it
+            return False
+
+    def headers(self, path: str, status: int, media: bytes, body: bytes, more: Pairs) -> Pairs:
+        """Count an answer, and return its headers."""
         self.counts.answers[path if status not in (404, 405) else "other", status] += 1
         headers = [(b"content-type", media), (b"content-length", b"%d" % len(body)), *more]
         if self.door.is_stopping:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            headers.append(CLOSE)
+        return headers
 
     async def _invocations(self, scope: Scope, receive: Receive) -> tuple[Answered, bytes]:
         headers = dict(scope["headers"])
@@ -97,16 +108,23 @@ class Service:
 
     async def scored(self, one: Asked) -> Reply:
         """Return the answer to a request, which the log has by then."""
+        reply = one.awaited()
+        if not self._queued(one):
+            return await self._unhurried(one)
+        await reply
+        self.counts.took(time.perf_counter() - one.started)
+        return reply.result()
+
+    def _queued(self, one: Asked) -> bool:
+        """Whether a request waits to be scored with others in this turn of the event loop; raises TooLargeError."""
         is_brief = one.read is read_json and len(one.body) <= BRIEF
         rows = one.model.reader.rows(one.body) if is_brief else None
         if rows is None or not self._suits(one, rows):
-            return await self._unhurried(one)
+            return False
         if not one.model.waiting:
-            one.reply.get_loop().call_soon(self._flush, one.model)
+            asyncio.get_running_loop().call_soon(self._flush, one.model)
         one.model.waiting.append(one)
-        reply = await one.reply
-        self.counts.took(time.perf_counter() - one.started)
-        return reply
+        return True
 
     async def _infer(self, scope: Scope, receive: Receive) -> tuple[bytes, bytes, Pairs]:
         headers = dict(scope["headers"])
@@ -156,7 +174,6 @@ class Service:
     def _flush(self, model: Model) -> None:
         """Score all requests that wait for a model in one run."""
         asked, model.waiting = model.waiting, []
-        columns = None
         try:
             columns = model.reader.columns([row for one in asked for row in one.rows])
             scored = None if columns is None else model.answer(columns)
@@ -211,7 +228,7 @@ class Service:
         answered = self._answered(one, one.model, time.time(), rows, scored)
         self._recorded([answered])
         self._cast_shadow(one, answered.request)
-        return _reply(one.model, answered)
+        return answered, one.model.replies.body(answered.predictions, answered.raw.tolist())
 
     def _read(self, one: Asked, model: Model) -> tuple[Columns, list[Any]]:
         quick = one.quick and one.quick(one.body, model.reader)
@@ -254,29 +271,15 @@ class Service:
             rows[said.variant] += len(said.predictions)
 
     def _cast_shadow(self, one: Asked, request: str) -> None:
-        if not one.state.shadow or one.state.challenger is None:
-            return
-        if self._shadowed >= QUEUE:
-            self.counts.events["service_dropped_shadows"] += 1
-            return
-        self._shadowed += 1
-        self._shadows.submit(self._shadow, one, one.state.challenger, request)
+        if one.state.shadow and one.state.challenger is not None:
+            self._shadows.cast(one.state.challenger, partial(self._shadow, one, one.state.challenger, request))
 
     def _shadow(self, one: Asked, model: Model, request: str) -> None:
         """Let the challenger answer for the log alone."""
-        try:
-            columns, rows = self._read(one, model)
-            said = self._answered(one, model, time.time(), rows, model.answer(columns))
-            said.request, said.variant = request, "shadow"
-            self._recorded([said])
-        except Exception as error:  # nobody waits for this answer
-            tell("shadow failed", digest=model.digest, reason=first_line(error))
-        finally:
-            self._shadowed -= 1
-
-
-def _reply(model: Model, answered: Answered) -> Reply:
-    return answered, model.replies.body(answered.predictions, answered.raw.tolist())
+        columns, rows = self._read(one, model)
+        said = self._answered(one, model, time.time(), rows, model.answer(columns))
+        said.request, said.variant = request, "shadow"
+        self._recorded([said])
 
 
 def serve(host: str, port: str, environment: str, policy: Policy, record: Record, told: Told) -> None:
@@ -292,6 +295,5 @@ def serve(host: str, port: str, environment: str, policy: Policy, record: Record
         give_back()
         gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
         live.follow()
-        name = live.state.champion.bundle.contract.name
-        run(service, listener, door, partial(announce, name, listener, host))
+        run(service, listener, door, partial(announce, live.state.champion.bundle.contract.name, listener, host))
         live.stop()

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import logging
-import math
 import os
-import socket
 import sys
 import threading
 import time
@@ -18,7 +15,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any, TypeAlias
 
-import uvicorn
+import msgspec
 from fastapi import HTTPException
 
 from ..config import UnfinishedError, YourCodeError, first_line
@@ -29,14 +26,11 @@ from .app import SENTENCE, TooLargeError
 KEY, OPEN = "SERVICE_KEY", "SERVICE_OPEN"
 """Environment variables: the key that callers send, and whether the service may do without one."""
 HEADER = b"x-api-key"
-GRACE = 0.5
-"""Seconds between the news that the service stops and the end of listening: whoever balances load may hear of it."""
-KEEP = 75
-"""Seconds that a connection without a request is kept."""
 HELD = 64 * 2**20
 """Bytes of unfinished bodies that all callers together may have sent, beside one of the largest size."""
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Headers: TypeAlias = Mapping[bytes, bytes]
+Pairs: TypeAlias = list[tuple[bytes, bytes]]
 _TELLING = threading.Lock()
 
 
@@ -70,6 +64,12 @@ def refusal(error: Exception) -> Refusal:
     where = traceback.format_exception(error)[-1 if isinstance(error, YourCodeError) else 0 :]
     tell("failed", reason=first_line(error), trace="".join(where))
     return Refusal(500, "the service failed on this request; its log says why")
+
+
+def told_of(error: Exception, key: str = "detail") -> tuple[int, bytes, Pairs]:
+    """Return the status, body and headers by which a caller is told of an error."""
+    refused = refusal(error)
+    return refused.status, msgspec.json.encode({key: str(refused)}), refused.headers
 
 
 def tell(event: str, **facts: Any) -> None:
@@ -188,73 +188,3 @@ class Door:
             if started < late and task not in self._cut:
                 self._cut.add(task)
                 task.cancel()
-
-
-class _Server(uvicorn.Server):
-    """A server that tells before it stops, and looks after callers that dawdle."""
-
-    def __init__(self, config: uvicorn.Config, door: Door, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._door, self._ready = door, ready
-        self._idle: dict[Any, float] = {}
-        config.callback_notify = self.sweep
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and only then say so: whoever hears it may already want to stop the service."""
-        await super().startup(sockets)
-        self._ready()
-
-    def handle_exit(self, sig: int, frame: Any) -> None:  # noqa: ARG002
-        """Say that the service is not ready, and stop soon; at once when told twice."""
-        if self._door.is_stopping:
-            self.should_exit = True
-            return
-        self._door.is_stopping = True
-        tell("stopping", signal=sig)
-        threading.Timer(GRACE, setattr, (self, "should_exit", True)).start()
-
-    async def sweep(self) -> None:
-        """Cut off bodies that do not arrive, and connections that send no whole request, in time."""
-        self._door.sweep()
-        now, late = time.monotonic(), time.monotonic() - self._door.limits.seconds
-        idle = {c for c in self.server_state.connections if _is_idle(c)}
-        self._idle = {connection: self._idle.get(connection, now) for connection in idle}
-        for connection, since in self._idle.items():
-            if since < late:
-                connection.transport.close()
-
-
-def _is_idle(connection: Any) -> bool:
-    """Whether a connection has begun a request's headers, or nothing at all, and no timer of uvicorn's watches it."""
-    is_over = connection.cycle is None or connection.cycle.response_complete
-    return is_over and connection.timeout_keep_alive_task is None
-
-
-class _Lines(logging.Handler):
-    """Turns what the server has to say into lines of the service's own log."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
-        tell("server", level=record.levelname.lower(), reason=record.getMessage())
-
-
-def run(app: Any, listener: socket.socket, door: Door, ready: Callable[[], None]) -> None:
-    """Serve an ASGI callable until SIGTERM or Ctrl-C, and return once the last request is answered.
-
-    `ready` is called when it answers.
-    """
-    logging.getLogger("uvicorn.error").addHandler(_Lines(logging.WARNING))
-    config = uvicorn.Config(
-        app,
-        interface="asgi3",
-        lifespan="off",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP,
-        timeout_notify=0,
-        timeout_graceful_shutdown=math.ceil(door.limits.seconds),
-    )
-    _Server(config, door, ready).run([listener])

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -26,12 +27,16 @@ from ..release.store import Store
 from ..scorer import Packed
 from . import Answered, Variant
 from .app import answered
+from .guard import Pairs, tell, told_of
 from .metrics import Counts
 from .protocols import Quick, Read, Reader, Replies
+from .wire import ROUTE, Turn
 
 Reply: TypeAlias = tuple[Answered, bytes]
 POLL = 0.2
 """Seconds between two looks at the pointer."""
+QUEUE = 32
+"""Requests that may wait for a thread."""
 AGAIN = 5.0
 """Seconds until a store that did not answer is asked again."""
 MOST = 256
@@ -114,18 +119,71 @@ class Asked:
         self.variant: Variant = "champion"
         self.entities: list[str] | None = None
         self.rows: list[Any] = []
-        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.reply: asyncio.Future[Reply] | None = None
         self.is_late = False
+
+    def awaited(self) -> asyncio.Future[Reply]:
+        """Return what the answer is awaited by."""
+        self.reply = asyncio.get_running_loop().create_future()
+        return self.reply
 
     def answer(self, reply: Reply) -> None:
         """Give the answer to whoever waits, if there still is somebody."""
-        if not self.reply.done():
+        if self.reply and not self.reply.done():
             self.reply.set_result(reply)
 
     def refuse(self, error: Exception) -> None:
         """Say to whoever waits, if there still is somebody, why there is no answer."""
-        if not self.reply.done():
+        if self.reply and not self.reply.done():
             self.reply.set_exception(error)
+
+
+class Taken(Asked):
+    """A request to `/invocations` that its connection answers."""
+
+    __slots__ = ("_counts", "_headers", "_turn")
+
+    def __init__(self, turn: Turn, headers: Callable[..., Pairs], counts: Counts, *asked: Any) -> None:
+        """Note what to answer by; `headers` gives those of an answer: a route, status, media type, body, and more."""
+        super().__init__(*asked)
+        self._turn, self._headers, self._counts = turn, headers, counts
+
+    def answer(self, reply: Reply) -> None:
+        """Write the answer."""
+        self._counts.took(time.perf_counter() - self.started)
+        said, body = reply
+        self._end(200, body, [(b"x-request-id", said.request.encode())])
+
+    def refuse(self, error: Exception) -> None:
+        """Write why there is no answer."""
+        self._end(*told_of(error))
+
+    def _end(self, status: int, body: bytes, more: Pairs) -> None:
+        self._turn.end(status, self._headers(ROUTE, status, b"application/json", body, more), body)
+
+
+class Shadows:
+    """What challengers answer for the log alone: in a thread, one after the other."""
+
+    def __init__(self, counts: Counts) -> None:
+        """Begin with none."""
+        self._counts, self._pool, self._waiting = counts, ThreadPoolExecutor(1, "shadow"), 0
+
+    def cast(self, model: Model, answer: Callable[[], None]) -> None:
+        """Let a model answer when it can, unless too many wait for that already."""
+        if self._waiting >= QUEUE:
+            self._counts.events["service_dropped_shadows"] += 1
+            return
+        self._waiting += 1
+        self._pool.submit(self._answer, model, answer)
+
+    def _answer(self, model: Model, answer: Callable[[], None]) -> None:
+        try:
+            answer()
+        except Exception as error:  # nobody waits for this answer
+            tell("shadow failed", digest=model.digest, reason=first_line(error))
+        finally:
+            self._waiting -= 1
 
 
 class Live:
