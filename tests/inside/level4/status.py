@@ -229,7 +229,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def facts(place: Path) -> Facts:
     story()
-    for name in ("reports/report.html", "docs/runbook.md"):
+    for name in ("reports/report.html", "docs/using.md"):
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).touch()
     return gather("prod", NOW)
@@ -324,7 +324,7 @@ def test_the_facts_of_a_story(facts: Facts) -> None:
     assert sorted(one.time for one in facts.happened) == [one.time for one in reversed(facts.happened)]
     assert {one.kind for one in facts.waiting} == {"approval", "experiment"}
     assert (facts.frozen, facts.troubles) == (None, [])
-    assert facts.links == ["report.html", "../docs/runbook.md"]
+    assert facts.links == ["report.html", "../docs/using.md"]
 
 
 def test_the_page_needs_nothing_else_and_each_language_answers_the_five_questions(facts: Facts) -> None:
