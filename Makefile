@@ -35,7 +35,7 @@ test-all: .venv/ready ## run the tests, and every combination of answers
 lint: .venv/ready ## check the template repository's own code
 	@"$(UV)" run --no-sync ruff check
 	@"$(UV)" run --no-sync ruff format --check
-	@"$(UV)" run --no-sync mypy hooks scripts tests
+	@"$(UV)" run --no-sync mypy hooks scripts src tests
 
 format: .venv/ready ## lay out the template repository's own code
 	@"$(UV)" run --no-sync ruff check --fix

@@ -1,0 +1,1 @@
+"""The companion of the template: climb, update and look after projects, with nothing lost."""

@@ -1,0 +1,291 @@
+"""What an update of a project would do, worked out beside it: Copier renders, git merges, the project is only read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .apply import Sides, branch, moved, recovered
+from .errors import RefusedError
+from .merge import Change, Verdict, diffs, merged, unified
+from .renders import ANSWERS, Release, Render, Source, source
+from .repository import Blob, Repository, Tree
+
+__all__ = ["CURRENT", "Change", "Plan", "RefusedError", "applied", "branched", "planned"]
+
+CURRENT = ":current:"
+"""In place of a version: the one that the project has."""
+LEVEL = "maturity_level"
+FIXED = ("task", "framework", "package_name")
+"""Answers that shape the user's own files, which no update may touch."""
+LISTED = 10
+"""Paths that a sentence names."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an update does to a project, path by path, and the commit that holds the result."""
+
+    project: Path
+    old: str
+    """The template's version that the project has."""
+    new: str
+    answers: Mapping[str, Any]
+    """What the answers file says afterwards."""
+    changes: Sequence[Change]
+    """Every path that changes, and every one that does not though the template would have it so."""
+    commit: str
+    """The result, a commit in the project's repository that no branch has; lost paths are as the user has them."""
+    before: Mapping[str, Any]
+    """What the answers file says now."""
+    sides: Mapping[str, Sides]
+    """What the old and the new template have at each path in conflict."""
+
+    def of(self, *kinds: str) -> list[Change]:
+        """Return the changes of some kinds."""
+        return [change for change in self.changes if change.kind in kinds]
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing would be lost and nothing is in conflict."""
+        return not self.of("lost", "conflict")
+
+    @property
+    def empty(self) -> bool:
+        """Whether the project already is what the plan would make of it."""
+        return not self.of("added", "updated", "merged", "conflict", "deleted", "lost")
+
+
+def planned(
+    project: Path, *, to: str | None = None, answers: Mapping[str, Any] = {}, template: Path | None = None
+) -> Plan:
+    """Return what an update of a project does; nothing but unreachable objects in its repository is written.
+
+    `to` is a tag, branch or commit of the template, or CURRENT; the newest release if None. `answers` are new ones.
+    `template` is a repository on this machine that has the template's history; the recorded address is used otherwise.
+    Raises RefusedError where the update cannot be worked out.
+    """
+    recovered(project)
+    repository = Repository.of(project)
+    _insist_on_committed(repository)
+    text = answers_text(repository)
+    before = answers_of(text, repository)
+    origin = source(str(before["_src_path"]), template)
+    old = origin.release(str(before["_commit"]))
+    new = _target(origin, old, to)
+    _check(origin.questions(new), new, before, answers)
+    after = origin.render(new, answers, kept=text)
+    base = origin.render(old, known(before), exclude=origin.exclusions(new))
+    _insist_on_same_answers(origin.questions(new), before, after.answers, answers, new)
+    one, other = repository.tree_of(base.folder), repository.tree_of(after.folder)
+    verdicts = merged(repository, one, other, new.name)
+    verdicts.pop(ANSWERS, None)
+    verdicts.update(_answers_verdict(repository, one, other))
+    results = {path: verdict.result for path, verdict in verdicts.items() if verdict.kind not in ("lost", "kept")}
+    commit = repository.committed(results, _message(before, after.answers, old, new)) if results else repository.head
+    changes = _changes(repository, verdicts, one, other, commit)
+    changes += _starters(repository, base, after)
+    sides = {path: (one.get(path), other[path]) for path, verdict in verdicts.items() if verdict.kind == "conflict"}
+    return Plan(repository.project, old.name, new.name, after.answers, changes, commit, before, sides)
+
+
+def applied(plan: Plan, *, conflicts: bool = False, keep: bool = False) -> None:
+    """Bring a plan into the working tree, whole or not at all; nothing is committed.
+
+    Raises RefusedError where it has conflicts (unless `conflicts`: they are written as markers and git knows of them),
+    where it would lose edits (unless `keep`: those files stay as they are), or where the project is not as it was.
+    """
+    if plan.of("lost") and not keep:
+        raise RefusedError(f"Nothing was changed: {_first(plan.of('lost'))}")
+    if plan.of("conflict") and not conflicts:
+        raise RefusedError(f"Nothing was changed: {_first(plan.of('conflict'))}")
+    repository = _as_planned(plan)
+    _insist_on_committed(repository)
+    moved(repository, plan.commit, plan.sides)
+
+
+def branched(plan: Plan, name: str) -> None:
+    """Leave a plan's result as a new branch, and the working tree as it is; raises RefusedError unless it is clean."""
+    if not plan.clean:
+        raise RefusedError(f"No branch was made: {_first(plan.of('lost', 'conflict'))}")
+    branch(_as_planned(plan), name, plan.commit)
+
+
+def _first(changes: Sequence[Change]) -> str:
+    more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+    return f"{changes[0].path}: {changes[0].reason}{more}."
+
+
+def _as_planned(plan: Plan) -> Repository:
+    repository = Repository.of(plan.project)
+    parents = repository.git("rev-parse", f"{plan.commit}^@").decode().split()
+    if repository.head != plan.commit and repository.head not in parents:
+        raise RefusedError(f"{plan.project} has a new commit since the plan was made: make the plan again.")
+    return repository
+
+
+def _insist_on_committed(repository: Repository) -> None:
+    paths = repository.uncommitted()
+    if paths:
+        more = f" and {len(paths) - LISTED} more" if len(paths) > LISTED else ""
+        what = ", ".join(paths[:LISTED])
+        raise RefusedError(f"{repository.project} has uncommitted work in {what}{more}: commit or stash it first.")
+
+
+def answers_text(repository: Repository) -> str:
+    """Return the text of the project's committed answers file; raises RefusedError where there is none."""
+    blob = repository.files.get(ANSWERS)
+    if blob is None:
+        there = (repository.project / ANSWERS).is_file()
+        reason = f"{ANSWERS} is not committed: commit it first" if there else f"it has no {ANSWERS}"
+        if there:
+            raise RefusedError(f"{repository.project}: {reason}.")
+        raise RefusedError(
+            f"{repository.project} is no project of this template ({reason}): give the folder of one, or bring the "
+            "repository in with `mlops-ladder adopt-repo`."
+        )
+    return repository.content(blob).decode(errors="replace")
+
+
+def answers_of(text: str, repository: Repository) -> dict[str, Any]:
+    """Return the answers in an answers file; raises RefusedError where they do not name the template."""
+    where = repository.project / ANSWERS
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RefusedError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+    missing = [key for key in ("_src_path", "_commit") if not isinstance(found, dict) or not found.get(key)]
+    if missing:
+        raise RefusedError(
+            f"{where} does not say {' and '.join(missing)}: the project was not generated from a committed template, "
+            "and an update cannot know what it started from."
+        )
+    return dict(found)
+
+
+def known(answers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the answers without what Copier notes of the template."""
+    return {key: value for key, value in answers.items() if not key.startswith("_")}
+
+
+def _target(origin: Source, old: Release, to: str | None) -> Release:
+    if to == CURRENT:
+        return old
+    new = origin.newest() if to is None else origin.release(to)
+    if not origin.is_older(new, old):
+        return new
+    if to is None:
+        return old
+    raise RefusedError(f"{new.name} is older than {old.name}, which the project has: an update only goes forward.")
+
+
+def _check(
+    questions: Mapping[str, Mapping[str, Any]], new: Release, before: Mapping[str, Any], answers: Mapping[str, Any]
+) -> None:
+    asked = [name for name, question in questions.items() if question.get("when", True) is not False]
+    for name, value in answers.items():
+        if name not in asked:
+            near = difflib.get_close_matches(name, asked, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(asked)}."
+            raise RefusedError(f"The template at {new.name} has no question {name!r}: {hint}")
+        had = before.get(name, questions[name].get("default"))
+        if name in FIXED and str(value) != str(had):
+            raise RefusedError(
+                f"{name} is {had} and was fixed when the project was born, because it shapes your own files: generate "
+                f"a second project (`uvx copier copy --data {name}={value} {before['_src_path']} ../other`), move your "
+                "config/, data/ and src/<package>/*.py into it, and compare them there."
+            )
+        choices = choices_of(questions[name])
+        if choices and str(value) not in map(str, choices.values()):
+            allowed = ", ".join(map(str, choices.values()))
+            if name == LEVEL:
+                raise RefusedError(f"There is no level {value} in the template at {new.name}: it has {allowed}.")
+            raise RefusedError(f"{value!r} is no answer to {name}: {allowed} are.")
+
+
+def choices_of(question: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the choices of a question by their label; empty if anything may be answered."""
+    choices = question.get("choices") or {}
+    return dict(choices) if isinstance(choices, Mapping) else {str(choice): choice for choice in choices}
+
+
+def _insist_on_same_answers(
+    questions: Mapping[str, Mapping[str, Any]],
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    answers: Mapping[str, Any],
+    new: Release,
+) -> None:
+    """Copier takes the default, silently, where an answer is no longer a valid one."""
+    for name in questions:
+        if name in before and name in after and name not in answers and before[name] != after[name]:
+            choices = ", ".join(map(str, choices_of(questions[name]).values()))
+            allowed = f" ({choices})" if choices else ""
+            raise RefusedError(
+                f"The answer {name}: {before[name]} is no longer valid in the template at {new.name}{allowed}, and "
+                f"would become {after[name]} unasked: choose with `--data {name}=...`."
+            )
+
+
+def _answers_verdict(repository: Repository, old: Tree, new: Tree) -> dict[str, Verdict]:
+    """The answers file is written anew; lines that the user added to it are carried over."""
+    mine, base, target = repository.files[ANSWERS], old.get(ANSWERS), new.get(ANSWERS)
+    if target is None or mine == target:
+        return {}
+    if mine == base:
+        return {ANSWERS: Verdict("updated", "says what the project is made from", target)}
+    lines = [repository.content(blob).decode(errors="replace").splitlines() if blob else [] for blob in (base, target)]
+    written = {line.strip() for part in lines for line in part}
+    keys = {line.split(":")[0] for part in lines for line in part}
+    own = [
+        line
+        for line in repository.content(mine).decode(errors="replace").splitlines()
+        if line.strip() and line.strip() not in written and line.split(":")[0] not in keys
+    ]
+    if not own:
+        return {ANSWERS: Verdict("updated", "says what the project is made from", target)}
+    text = "\n".join([*lines[1], *own]) + "\n"
+    result: Blob = (target[0], repository.stored(text.encode()))
+    if result == mine:
+        return {}
+    return {ANSWERS: Verdict("merged", "says what the project is made from; your own lines stay, at its end", result)}
+
+
+def _message(before: Mapping[str, Any], after: Mapping[str, Any], old: Release, new: Release) -> str:
+    levels = before.get(LEVEL), after.get(LEVEL)
+    moves = [f"from level {levels[0]} to level {levels[1]}"] if levels[0] != levels[1] else []
+    moves += [f"from template {old.name} to {new.name}"] if old.commit != new.commit else []
+    return f"Take the project {', '.join(moves) or 'to its answers'}\n"
+
+
+def _changes(
+    repository: Repository, verdicts: Mapping[str, Verdict], old: Tree, new: Tree, commit: str
+) -> list[Change]:
+    shown = diffs(repository, commit) if commit != repository.head else lambda _: ""
+    found = []
+    for path, verdict in sorted(verdicts.items()):
+        change = partial(Change, path, verdict.kind, verdict.reason)
+        if verdict.kind not in ("lost", "kept"):
+            found.append(change(shown(path)))
+            continue
+        mine = repository.files.get(path)
+        pair = (old.get(path), mine) if verdict.kind == "lost" and mine else (old.get(path), new.get(path))
+        before, after = (repository.content(blob) if blob else b"" for blob in pair)
+        found.append(change(unified(path, before, after)))
+    return found
+
+
+def _starters(repository: Repository, base: Render, after: Render) -> list[Change]:
+    """The user's files of levels above the new one: an update leaves them alone, a fresh copy would not have them."""
+    stay = "yours, of a level above the new one; it stays"
+    return [
+        Change(path, "kept", stay, "")
+        for path in sorted(repository.files)
+        if after.left_out(path) and after.excluded(path) and base.excluded(path) and not base.left_out(path)
+    ]
