@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
 from .apply import Sides, branch, moved, recovered
 from .errors import RefusedError
+from .levels import told
 from .merge import Change, Verdict, diffs, merged, unified
 from .renders import ANSWERS, Release, Render, Source, source
 from .repository import Blob, Repository, Tree
 
-__all__ = ["CURRENT", "Change", "Plan", "RefusedError", "applied", "branched", "planned"]
+__all__ = ["CURRENT", "Change", "Plan", "RefusedError", "applied", "branched", "planned", "recovered"]
 
+Progress: TypeAlias = Callable[[str], None]
 CURRENT = ":current:"
 """In place of a version: the one that the project has."""
 LEVEL = "maturity_level"
@@ -63,12 +65,18 @@ class Plan:
 
 
 def planned(
-    project: Path, *, to: str | None = None, answers: Mapping[str, Any] = {}, template: Path | None = None
+    project: Path,
+    *,
+    to: str | None = None,
+    answers: Mapping[str, Any] = {},
+    template: Path | None = None,
+    progress: Progress = lambda _: None,
 ) -> Plan:
     """Return what an update of a project does; nothing but unreachable objects in its repository is written.
 
     `to` is a tag, branch or commit of the template, or CURRENT; the newest release if None. `answers` are new ones.
     `template` is a repository on this machine that has the template's history; the recorded address is used otherwise.
+    `progress` is told what is being done.
     Raises RefusedError where the update cannot be worked out.
     """
     recovered(project)
@@ -76,13 +84,17 @@ def planned(
     _insist_on_committed(repository)
     text = answers_text(repository)
     before = answers_of(text, repository)
+    progress(f"Reading the template at {before['_src_path']}")
     origin = source(str(before["_src_path"]), template)
     old = origin.release(str(before["_commit"]))
     new = _target(origin, old, to)
     _check(origin.questions(new), new, before, answers)
+    progress(f"Rendering {new.name}, the new version")
     after = origin.render(new, answers, kept=text)
+    progress(f"Rendering {old.name}, the version that the project has")
     base = origin.render(old, known(before), exclude=origin.exclusions(new))
     _insist_on_same_answers(origin.questions(new), before, after.answers, answers, new)
+    progress("Comparing both with your files")
     one, other = repository.tree_of(base.folder), repository.tree_of(after.folder)
     verdicts = merged(repository, one, other, new.name)
     verdicts.pop(ANSWERS, None)
@@ -93,6 +105,24 @@ def planned(
     changes += _starters(repository, base, after)
     sides = {path: (one.get(path), other[path]) for path, verdict in verdicts.items() if verdict.kind == "conflict"}
     return Plan(repository.project, old.name, new.name, after.answers, changes, commit, before, sides)
+
+
+def level_of(project: Path) -> tuple[int, int]:
+    """Return a project's level and the highest of its template; raises RefusedError where the template has none."""
+    repository = Repository.of(project)
+    answers = answers_of(answers_text(repository), repository)
+    origin = source(str(answers["_src_path"]))
+    questions = origin.questions(origin.release(str(answers["_commit"])))
+    if LEVEL not in questions or LEVEL not in answers:
+        raise RefusedError(f"{repository.project} has no level: its template does not ask for {LEVEL}.")
+    return int(answers[LEVEL]), max(map(int, choices_of(questions[LEVEL]).values()))
+
+
+def level_texts(plan: Plan) -> list[str]:
+    """Return what each level that a plan climbs to adds, and what it asks of the team; nothing for a fall."""
+    origin = source(str(plan.before["_src_path"]))
+    question = origin.questions(origin.release(plan.new))[LEVEL]
+    return told(question, range(int(plan.before[LEVEL]) + 1, int(plan.answers[LEVEL]) + 1))
 
 
 def applied(plan: Plan, *, conflicts: bool = False, keep: bool = False) -> None:

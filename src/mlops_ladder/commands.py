@@ -1,0 +1,180 @@
+"""The commands of one project: climb, update, drift."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import RefusedError
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+CLEAN, REFUSED, CONFLICTS = 0, 1, 2
+"""Exit codes."""
+
+ProjectPath = Annotated[Path, typer.Argument(metavar="[PATH]", help="The project's folder.", show_default="this one")]
+Data = Annotated[
+    list[str] | None, typer.Option("--data", "-d", metavar="NAME=VALUE", help="Give another answer to a question.")
+]
+Branch = Annotated[
+    str | None, typer.Option("--branch", help="Leave the result as this new branch, and change no file.")
+]
+Diff = Annotated[bool, typer.Option("--diff", help="Show the difference of every file.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")]
+Conflicts = Annotated[bool, typer.Option("--conflicts", help="Write conflicts into the files, with both sides marked.")]
+KeepMine = Annotated[bool, typer.Option("--keep-mine", help="Leave the files whose edits would be lost as they are.")]
+Json = Annotated[bool, typer.Option("--json", help="Write the plan to standard output as JSON.")]
+
+
+def climb(
+    path: ProjectPath = Path(),
+    to: Annotated[int | None, typer.Option("--to", help="The level to go to; the next one by default.")] = None,
+    data: Data = None,
+    branch: Branch = None,
+    diff: Diff = False,
+    dry_run: DryRun = False,
+    conflicts: Conflicts = False,
+    keep_mine: KeepMine = False,
+    as_json: Json = False,
+) -> int:
+    """Take a project to another level (a lower one too), at the template's version that it has.
+
+    Nothing is changed unless the plan is clean. Exit code 0: clean, 1: refused, 2: conflicts.
+    """
+    from .plan import CURRENT, LEVEL, level_of
+
+    now, highest = level_of(path)
+    level = min(now + 1, highest) if to is None else to
+    answers = {**_answers(data), LEVEL: level}
+    return _carry_out(path, CURRENT, answers, branch, diff, dry_run, conflicts, keep_mine, as_json)
+
+
+def update(
+    path: ProjectPath = Path(),
+    to: Annotated[
+        str | None, typer.Option("--to", help="Tag or commit of the template; the newest release by default.")
+    ] = None,
+    data: Data = None,
+    branch: Branch = None,
+    diff: Diff = False,
+    dry_run: DryRun = False,
+    conflicts: Conflicts = False,
+    keep_mine: KeepMine = False,
+    as_json: Json = False,
+) -> int:
+    """Take the template's improvements into a project, at the level that it has.
+
+    Nothing is changed unless the plan is clean. Exit code 0: clean, 1: refused, 2: conflicts.
+    """
+    return _carry_out(path, to, _answers(data), branch, diff, dry_run, conflicts, keep_mine, as_json)
+
+
+def drift(
+    path: ProjectPath = Path(),
+    diff: Annotated[bool, typer.Option("--diff", help="Show the difference of every file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write what was found to standard output as JSON.")] = False,
+) -> int:
+    """Show which of the template's files differ from what the recorded version made, and whether the answers are true.
+
+    Exit code 0: the answers file tells the truth, however much was edited; 1: it does not.
+    """
+    from . import show
+    from .drift import drifted
+
+    with show.progress() as said:
+        found = drifted(path, progress=said)
+    if as_json:
+        typer.echo(json.dumps(show.drift_as_json(found, with_diffs=diff), indent=2))
+    else:
+        show.print_drift(show.out(), found, with_diffs=diff)
+    return CLEAN if found.truth is None else REFUSED
+
+
+def _answers(data: list[str] | None) -> dict[str, Any]:
+    answers = {}
+    for pair in data or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise RefusedError(f"--data {pair} is not of the form NAME=VALUE.")
+        answers[name] = value
+    return answers
+
+
+def _carry_out(
+    path: Path,
+    to: str | None,
+    answers: dict[str, Any],
+    branch: str | None,
+    diff: bool,
+    dry_run: bool,
+    conflicts: bool,
+    keep: bool,
+    as_json: bool,
+) -> int:
+    from . import show
+    from .plan import applied, branched, planned, recovered
+
+    if branch and (conflicts or keep or dry_run):
+        raise RefusedError("--branch takes a clean plan only: leave out --conflicts, --keep-mine and --dry-run.")
+    if recovered(path):
+        show.errors().print("The last run here was stopped half-way: the project was put back as it was before it.")
+    with show.progress() as said:
+        plan = planned(path, to=to, answers=answers, progress=said)
+    may = (not plan.of("lost") or keep) and (not plan.of("conflict") or conflicts)
+    acts = may and not dry_run and not plan.empty
+    if acts and branch:
+        branched(plan, branch)
+    elif acts:
+        applied(plan, conflicts=conflicts, keep=keep)
+    _show(plan, diff, as_json, acts, branch, conflicts)
+    if plan.of("lost") and not keep:
+        return REFUSED
+    return CONFLICTS if plan.of("conflict") else CLEAN
+
+
+def _show(plan: Plan, diff: bool, as_json: bool, acted: bool, branch: str | None, conflicts: bool) -> None:
+    from . import show
+
+    if as_json:
+        done = {"applied": acted and not branch, "branch": branch if acted else None}
+        typer.echo(json.dumps({**show.as_json(plan, with_diffs=diff), **done}, indent=2))
+        return
+    console = show.out()
+    if plan.empty:
+        console.print(f"{show.headline(plan)}: nothing to do.", markup=False)
+        return
+    console.print(show.table(plan))
+    if diff:
+        show.print_diffs(console, plan)
+    lines = ["", f"{show.summary(plan)}."]
+    guide = show.guide(plan, acted and conflicts)
+    lines += ["", *guide] if guide else []
+    lines += ["", *_next(plan, acted, branch)]
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def _next(plan: Plan, acted: bool, branch: str | None) -> list[str]:
+    """Return what was done, what a new level means, and the commands to go on with."""
+    from .levels import FIRST
+    from .plan import LEVEL, level_texts
+
+    if not acted:
+        return ["Nothing was changed."]
+    where = shlex.quote(str(plan.project))
+    old, new = plan.before.get(LEVEL), plan.answers.get(LEVEL)
+    if branch:
+        lines = [f"The result is branch {branch}; the working tree is as it was. Next:"]
+        lines.append(f"  git diff HEAD...{branch}    and, when you like it, git merge {branch}")
+    else:
+        lines = ["The files are in the working tree, and nothing is committed. Next:"]
+        lines.append(f"  cd {where}; git status; git diff    and, when you like it, git add --all . && git commit")
+    lines.append("  make setup    takes over new dependencies")
+    if isinstance(old, int) and isinstance(new, int) and new > old:
+        lines.append(f"  {FIRST.get(new, 'make help')}    the first command at level {new}")
+        lines += ["", *level_texts(plan)]
+    return lines

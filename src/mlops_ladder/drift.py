@@ -1,0 +1,112 @@
+"""How far a project's managed files are from what the recorded version of the template made, and whether that is true."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .merge import unified
+from .plan import LEVEL, Progress, answers_of, answers_text, choices_of, known
+from .renders import ANSWERS, Release, Source, source
+from .repository import Blob, Repository
+
+
+@dataclass(frozen=True)
+class Drifted:
+    """A file of the template that is not as the template made it."""
+
+    path: str
+    kind: str
+    """edited, deleted, or mode (its right to execute, or a link in its place)."""
+    added: int | None
+    """Lines; None for a binary file."""
+    removed: int | None
+    diff: str
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What differs from a fresh render of the recorded version with the recorded answers."""
+
+    project: Path
+    version: str
+    level: int | None
+    managed: int
+    """How many files the template looks after at this level."""
+    files: Sequence[Drifted]
+    """Those that differ, the most changed first."""
+    truth: str | None
+    """What is untrue in the answers file, as a sentence; None if nothing is."""
+
+
+def drifted(project: Path, *, template: Path | None = None, progress: Progress = lambda _: None) -> Drift:
+    """Return how a project's last commit differs from what its answers file says that it was made from.
+
+    Starters are the user's and do not count. Raises RefusedError where the recorded version cannot be rendered.
+    """
+    repository = Repository.of(project)
+    text = answers_text(repository)
+    answers = answers_of(text, repository)
+    progress(f"Reading the template at {answers['_src_path']}")
+    origin = source(str(answers["_src_path"]), template)
+    release = origin.release(str(answers["_commit"]))
+    progress(f"Rendering {release.name}")
+    render = origin.render(release, known(answers))
+    made = repository.tree_of(render.folder)
+    managed = {path: blob for path, blob in made.items() if path != ANSWERS}
+    files = [_drifted(repository, path, blob) for path, blob in managed.items() if repository.files.get(path) != blob]
+    files.sort(key=lambda file: (-(file.added or 0) - (file.removed or 0), file.path))
+    truth = _untrue_answer(answers, render.answers) or _untrue_level(repository, origin, release, answers)
+    level = answers.get(LEVEL)
+    return Drift(repository.project, release.name, level, len(managed), files, truth)
+
+
+def _drifted(repository: Repository, path: str, made: Blob) -> Drifted:
+    mine = repository.files.get(path)
+    before, after = repository.content(made), repository.content(mine) if mine else b""
+    kind = "deleted" if mine is None else "mode" if mine[1] == made[1] else "edited"
+    if b"\0" in before + after:
+        return Drifted(path, kind, None, None, unified(path, before, after))
+    old, new = (content.decode(errors="replace").splitlines() for content in (before, after))
+    blocks = difflib.SequenceMatcher(a=old, b=new, autojunk=False).get_opcodes()
+    changed = [block for block in blocks if block[0] != "equal"]
+    added, removed = sum(block[4] - block[3] for block in changed), sum(block[2] - block[1] for block in changed)
+    return Drifted(path, kind, added, removed, unified(path, before, after))
+
+
+def _untrue_answer(said: Mapping[str, Any], made: Mapping[str, Any]) -> str | None:
+    """An answer that the recorded version does not take as it stands."""
+    for name, value in said.items():
+        if name not in made:
+            return f"{ANSWERS} has {name}: {value}, which the recorded version does not ask for: remove the line."
+        if name != "_commit" and made[name] != value:
+            return f"{ANSWERS} has {name}: {value}, which the recorded version takes as {made[name]}: correct the line."
+    return None
+
+
+def _untrue_level(repository: Repository, origin: Source, release: Release, answers: Mapping[str, Any]) -> str | None:
+    """A level none of whose own files is there, or one above the answer most of whose own files are."""
+    question = origin.questions(release).get(LEVEL)
+    if question is None or LEVEL not in answers:
+        return None
+    level = int(answers[LEVEL])
+    mend = f"put back the level whose files are there, commit, and use `mlops-ladder climb --to {level}`."
+    levels = [int(choice) for choice in choices_of(question).values()]
+
+    def files(at: int) -> set[str]:
+        folder = origin.render(release, {**known(answers), LEVEL: at}).folder
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+    if level - 1 in levels:
+        own = files(level) - files(level - 1)
+        if own and not own & repository.files.keys():
+            return f"{ANSWERS} says level {level}, and none of the {len(own)} files of that level is there: {mend}"
+    if level + 1 in levels:
+        own = files(level + 1) - files(level)
+        there = own & repository.files.keys()
+        if 2 * len(there) > len(own):
+            return f"{ANSWERS} says level {level}, and {len(there)} files of level {level + 1} are there: {mend}"
+    return None
