@@ -1,4 +1,4 @@
-"""How far a project's managed files are from what the recorded version of the template made, and whether that is true."""
+"""How far a project's managed files are from what the recorded version made, and whether the record is true."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def drifted(project: Path, *, template: Path | None = None, progress: Progress =
     managed = {path: blob for path, blob in made.items() if path != ANSWERS}
     files = [_drifted(repository, path, blob) for path, blob in managed.items() if repository.files.get(path) != blob]
     files.sort(key=lambda file: (-(file.added or 0) - (file.removed or 0), file.path))
-    truth = _untrue_answer(answers, render.answers) or _untrue_level(repository, origin, release, answers)
+    truth = _untrue_level(repository, origin, release, answers) or _untrue_answer(answers, render.answers)
     level = answers.get(LEVEL)
     return Drift(repository.project, release.name, level, len(managed), files, truth)
 

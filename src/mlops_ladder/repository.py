@@ -21,6 +21,7 @@ NEUTRAL = {
     "core.fsmonitor": "false",
     "core.hooksPath": os.devnull,
     "core.safecrlf": "false",
+    "core.sparseCheckout": "false",
     "diff.mnemonicPrefix": "false",
     "diff.noprefix": "false",
     "gc.auto": "0",
