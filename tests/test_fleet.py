@@ -21,7 +21,7 @@ from conftest import commit, copied_tree, git
 from typer.testing import CliRunner
 from working import work
 
-from mlops_ladder import cli_fleet, fleet, fleet_page, plan, standing, versions
+from mlops_ladder import cli_fleet, crew, fleet, fleet_page, plan, standing, versions
 from mlops_ladder.crew import shared
 from mlops_ladder.errors import RefusedError
 from mlops_ladder.places import Place, found
@@ -79,7 +79,7 @@ def member(pattern: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ma
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the jobs of a fleet run in this process, where they need no second to start."""
-    monkeypatch.setattr(fleet.crew, "shared", lambda task, jobs, *_, **__: map(task, jobs))
+    monkeypatch.setattr(crew, "shared", lambda task, jobs, *_, **__: map(task, jobs))
 
 
 MEETING = ("open the notebooks", "open my own notebooks")

@@ -9,7 +9,7 @@ from types import FrameType
 import typer
 from typer.exceptions import TyperException
 
-from . import commands
+from . import cli_fleet, commands
 from .errors import RefusedError
 
 app = typer.Typer(
@@ -20,6 +20,10 @@ app = typer.Typer(
 app.command()(commands.climb)
 app.command()(commands.update)
 app.command()(commands.drift)
+app.command()(cli_fleet.new)
+app.command()(cli_fleet.adopt_repo)
+app.command()(cli_fleet.propose)
+app.add_typer(cli_fleet.app, name="fleet")
 
 
 def main() -> None:

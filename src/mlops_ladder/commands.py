@@ -21,6 +21,7 @@ ProjectPath = Annotated[Path, typer.Argument(metavar="[PATH]", help="The project
 Data = Annotated[
     list[str] | None, typer.Option("--data", "-d", metavar="NAME=VALUE", help="Give another answer to a question.")
 ]
+TeamFile = Annotated[Path | None, typer.Option("--team", help="The team's file of defaults and locked answers.")]
 Branch = Annotated[
     str | None, typer.Option("--branch", help="Leave the result as this new branch, and change no file.")
 ]
@@ -35,6 +36,7 @@ def climb(
     path: ProjectPath = Path(),
     to: Annotated[int | None, typer.Option("--to", help="The level to go to; the next one by default.")] = None,
     data: Data = None,
+    team: TeamFile = None,
     branch: Branch = None,
     diff: Diff = False,
     dry_run: DryRun = False,
@@ -50,7 +52,7 @@ def climb(
 
     now, highest = level_of(path)
     level = min(now + 1, highest) if to is None else to
-    answers = {**_answers(data), LEVEL: level}
+    answers = _agreed(path, team, {**answered(data), LEVEL: level})
     return _carry_out(path, CURRENT, answers, branch, diff, dry_run, conflicts, keep_mine, as_json)
 
 
@@ -60,6 +62,7 @@ def update(
         str | None, typer.Option("--to", help="Tag or commit of the template; the newest release by default.")
     ] = None,
     data: Data = None,
+    team: TeamFile = None,
     branch: Branch = None,
     diff: Diff = False,
     dry_run: DryRun = False,
@@ -71,7 +74,9 @@ def update(
 
     Nothing is changed unless the plan is clean. Exit code 0: clean, 1: refused, 2: conflicts.
     """
-    return _carry_out(path, to, _answers(data), branch, diff, dry_run, conflicts, keep_mine, as_json)
+    return _carry_out(
+        path, to, _agreed(path, team, answered(data)), branch, diff, dry_run, conflicts, keep_mine, as_json
+    )
 
 
 def drift(
@@ -95,7 +100,23 @@ def drift(
     return CLEAN if found.truth is None else REFUSED
 
 
-def _answers(data: list[str] | None) -> dict[str, Any]:
+def _agreed(path: Path, team: Path | None, asked: dict[str, Any]) -> dict[str, Any]:
+    """Add the team's locked answers to what is asked for, and say where the project differs from its defaults."""
+    if team is None:
+        return asked
+    from . import show
+    from .places import read_answers
+    from .team import read
+
+    agreed, present = read(team), read_answers(path)
+    answers = agreed.agreed(present, asked)
+    for deviation in agreed.deviations({**present, **answers}):
+        show.errors().print(f"The project differs from the team: {deviation}.", markup=False)
+    return answers
+
+
+def answered(data: list[str] | None) -> dict[str, Any]:
+    """Return the answers of NAME=VALUE pairs; raises RefusedError for a pair of another form."""
     answers = {}
     for pair in data or []:
         name, equals, value = pair.partition("=")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +48,18 @@ class Team(BaseModel):
         """Return the locked answers that a project does not have yet."""
         return {key: value for key, value in self.locked.items() if key in answers and answers[key] != value}
 
-    def with_asked(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the locked answers together with what somebody asks for.
+    def agreed(self, answers: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what somebody asks for, with the locked answers that a project does not have yet.
 
         Raises RefusedError where the two contradict each other.
         """
         for key, value in asked.items():
-            if key in self.locked and self.locked[key] != value:
+            if key in self.locked and str(self.locked[key]).lower() != str(value).lower():
                 raise RefusedError(
-                    f"{key}: the team has locked it to {self.locked[key]!r}, you asked for {value!r}; "
-                    "leave it out, or change the team's file"
+                    f"{key}: the team has locked it to {self.locked[key]}, and you ask for {value}: "
+                    "leave it out, or have the team's file changed."
                 )
-        return {**asked, **self.locked}
+        return {**asked, **self.wanted(answers)}
 
 
 def read(path: Path | None) -> Team:
@@ -92,22 +92,3 @@ def _said(error: ValidationError) -> str:
         return f"{where}: no such key; there are {', '.join(Team.model_fields)}"
     what = first["msg"].removeprefix("Value error, ")
     return f"{where}: {what} (it is {first['input']!r})" if where else what
-
-
-def checked(answers: Mapping[str, Any], questions: Mapping[str, Any], source: str) -> None:
-    """Make sure that answers belong to questions and are among their choices.
-
-    Raises RefusedError that names the answer: Copier ignores an unknown name and shows a traceback for a wrong value.
-    """
-    for key, value in answers.items():
-        asked = {name: question for name, question in questions.items() if question.get("when", True) is not False}
-        if key not in asked:
-            raise RefusedError(f"{source}: {key} is no question of the template; there are {', '.join(asked)}")
-        choices = asked[key].get("choices")
-        allowed = list(choices.values() if isinstance(choices, Mapping) else choices or ())
-        if allowed and value not in allowed:
-            raise RefusedError(f"{source}: {key} cannot be {value!r}; it may be {_listed(allowed)}")
-
-
-def _listed(values: Iterable[Any]) -> str:
-    return ", ".join(str(value) for value in values)
