@@ -53,11 +53,12 @@ def test_inside(lived: Callable[[int, str], Path], module: str) -> None:
 
 
 @pytest.mark.thorough
-def test_the_drift_rule_keeps_its_promises(lived: Callable[[int, str], Path]) -> None:
-    """As many windows as the promises are about: 10,000 quiet ones, and 5,000 repeats of a small shift."""
+@pytest.mark.parametrize("module", ["drift", "compact"])
+def test_promises_are_kept_as_often_as_they_say(lived: Callable[[int, str], Path], module: str) -> None:
+    """Drift: 10,000 quiet windows, and 5,000 repeats of a small shift. Compaction: killed a hundred times."""
     project = lived(4, "classification")
     options = ("-m", "pytest", "-q", "--noconftest", "-c", project / "pyproject.toml")
-    must([project / ".venv/bin/python", *options, INSIDE / "level4" / "drift.py"], project, THOROUGH="1")
+    must([project / ".venv/bin/python", *options, INSIDE / "level4" / f"{module}.py"], project, THOROUGH="1")
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -1,10 +1,13 @@
 # Level 4
 export ONCE FAULT ROWS URL SEED
 
-.PHONY: monitor freeze thaw selftest autopilot status simulate
+.PHONY: monitor compact freeze thaw selftest autopilot status simulate
 
 monitor: ## judge what an environment answered since the last look: make monitor ENV=prod
 	@$(OPS) monitor
+
+compact: ## turn what is closed of the prediction log into Parquet, and remove what config/policy.yaml says
+	@$(OPS) compact
 
 freeze: ## stop what changes by itself, watching goes on: make freeze WHY=reason
 	@$(OPS) freeze --why "$$WHY"

@@ -31,6 +31,17 @@ def monitor(environment: Environment = "") -> None:
     tell(where, settings.alerts, typer.echo)
 
 
+@app.command("compact")
+def compact() -> None:
+    """Turn closed segments of the prediction log into Parquet, and keep it within its bounds."""
+    from .log.compact import compact as squeeze
+
+    done = squeeze(load(Policy).log)
+    made, were = done.after / 2**20, done.before / 2**20
+    typer.echo(f"{done.segments} files, {done.rows} rows, {were:.1f} MB: now {made:.1f} MB of Parquet")
+    typer.echo(f"{done.removed} files removed that were replaced over an hour ago")
+
+
 @app.command("freeze")
 def freeze(why: Why = "") -> None:
     """Stop what changes by itself; watching and logging go on."""

@@ -1,7 +1,7 @@
 """The room of the prediction log: what was asked and answered, and what became of it.
 
 A log is a folder of segments: files of JSON lines that are only ever added to, each by one process alone. So writers
-need no lock and readers no database.
+need no lock and readers no database. A Parquet file between them replaces the segments that it names, see `whole`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,24 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ..config import UnfinishedError
+from ..contract import ProjectError
 from ..release.policy import Log
 from ..serve import Answered
 
 PREDICTIONS, FEEDBACK = Path("logs/predictions"), Path("logs/feedback")
-SEGMENT = re.compile(r"(\d{8}T\d{6})-(\w+)-(\d{6})\.jsonl")
-"""When it was begun (UTC), by whom, and which one of theirs it is."""
+SEGMENT = re.compile(r"(\d{8}T\d{6})-(\w+)-(\d{6})\.(jsonl|parquet)")
+"""When it was begun (UTC), by whom, which one of theirs it is, and whether it is lines or compacted."""
+REPLACES = b"replaces"
+"""Key in the footer of a Parquet file: the names of the files whose rows it has, as a JSON list."""
 BEGUN = "%Y%m%dT%H%M%S"
 LARGEST, PARTS = 64 * 2**20, 8
 """Bytes of a segment, and into how many segments a small log is divided at least."""
@@ -61,10 +65,10 @@ class Segments:
         """Prepare to write; the first segment is begun with the first line."""
         self.folder, self.settings = folder, settings
         self.most = int(settings.max_mb * 2**20)
-        self.largest = min(LARGEST, self.most // PARTS)
+        self.largest = largest(settings)
         self._who, self._count = token_hex(6), 0
         self._file, self._path, self._size = -1, folder, 0
-        self._until = self._look = 0.0
+        self._until = self._ends = self._look = 0.0
         self._lock = Lock()
 
     def add(self, lines: bytes) -> None:
@@ -87,8 +91,8 @@ class Segments:
 
     def _is_over(self) -> bool:
         now = time.monotonic()
-        if now >= self._until or self._size >= self.largest:
-            return True
+        if now >= self._until or self._size >= self.largest or time.time() >= self._ends:
+            return True  # the first clock stands still while the machine sleeps, the second may be set
         if now >= self._look:
             self._look = now + LOOK
             return os.fstat(self._file).st_nlink == 0
@@ -102,7 +106,7 @@ class Segments:
         self.folder.mkdir(parents=True, exist_ok=True)
         tidy(self.folder, self.settings.days, self.most - self.largest)
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | BINARY, 0o644)
-        self._until, self._look = time.monotonic() + AGE, time.monotonic() + LOOK
+        self._until, self._look, self._ends = time.monotonic() + AGE, time.monotonic() + LOOK, time.time() + AGE
 
     def _take_back(self) -> None:
         """Cut off what was written of lines that nobody will be told of."""
@@ -143,19 +147,79 @@ def lines(rows: Answered) -> Iterator[Line]:
         yield Line(f"{rows.request}-{place}", *about, *of, said, shares)
 
 
-def tidy(folder: Path, days: float, most: int) -> None:
-    """Remove segments that are older than `days`, then the oldest until at most `most` bytes are left.
+class Piece(NamedTuple):
+    """A file of a log."""
 
-    A segment that a living process may still write to stays: the last one of its writer, until it is old.
+    begun: float
+    """Seconds since 1970; of a Parquet file, when the latest of the segments was begun that it replaces."""
+    who: str
+    number: int
+    size: int
+    path: Path
+    is_closed: bool
+    """Whether nobody writes to it any more."""
+
+
+def pieces(folder: Path) -> list[Piece]:
+    """Return the files of a log, the oldest first.
+
+    A living process may still write to its last segment, until that is old.
     """
-    parsed = ((SEGMENT.fullmatch(entry.name), entry) for entry in os.scandir(folder))
-    found = sorted((name[1], name[2], name[3], entry) for name, entry in parsed if name)
-    last = {who: number for _, who, number, _ in sorted(found, key=lambda segment: segment[2])}
-    sizes = [entry.stat().st_size for *_, entry in found]
-    too_much, now = sum(sizes) - most, time.time()
-    for (begun, who, number, entry), size in zip(found, sizes, strict=True):
-        age = now - datetime.strptime(f"{begun}+0000", f"{BEGUN}%z").timestamp()
-        is_closed = number != last[who] or age > 2 * AGE
-        if is_closed and (too_much > 0 or age > AGE + days * DAY):
-            Path(entry).unlink(missing_ok=True)
-            too_much -= size
+    found = []
+    with suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
+            if name := SEGMENT.fullmatch(entry.name):
+                with suppress(FileNotFoundError):  # removed since
+                    begun = datetime.strptime(f"{name[1]}+0000", f"{BEGUN}%z").timestamp()
+                    found.append((begun, name[2], int(name[3]), entry.stat().st_size, Path(entry)))
+    found.sort()
+    last, now = {who: number for _, who, number, *_ in sorted(found, key=lambda one: one[2])}, time.time()
+    return [
+        Piece(*one, one[-1].suffix == ".parquet" or one[2] != last[one[1]] or now - one[0] > 2 * AGE) for one in found
+    ]
+
+
+def largest(settings: Log) -> int:
+    """Return how many bytes a segment may have before another one is begun."""
+    return min(LARGEST, int(settings.max_mb * 2**20) // PARTS)
+
+
+def tidy(folder: Path, days: float, most: int) -> None:
+    """Remove files that are older than `days`, then the oldest until at most `most` bytes are left.
+
+    A segment that a living process may still write to stays.
+    """
+    found = pieces(folder)
+    too_much, now = sum(piece.size for piece in found) - most, time.time()
+    for piece in found:
+        if piece.is_closed and (too_much > 0 or now - piece.begun > AGE + days * DAY):
+            piece.path.unlink(missing_ok=True)
+            too_much -= piece.size
+
+
+def whole(folder: Path) -> list[Piece]:
+    """Return the files that together have each row of a log once, the oldest first.
+
+    A Parquet file comes into place whole and beside the files that it replaces. They go an hour later, so who listed
+    the folder before it came reads them, and who lists it afterwards leaves them out.
+    """
+    found = pieces(folder)
+    gone = {name for piece in found if piece.path.suffix == ".parquet" for name in replaced(piece.path)}
+    return [piece for piece in found if piece.path.name not in gone]
+
+
+@cache
+def replaced(path: Path) -> frozenset[str]:
+    """Return the names of the files that a Parquet file replaces; none if it was removed since.
+
+    Raises ProjectError where it is not as it was written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return frozenset(msgspec.json.decode((pq.read_metadata(path).metadata or {})[REPLACES], type=list[str]))
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, KeyError, pa.ArrowException, msgspec.DecodeError):
+        raise ProjectError(f"{path}: is not as `make compact` wrote it; move it away, or bring it back") from None

@@ -22,7 +22,7 @@ from ..files import atomic, header, in_utf8, refuse_empty, refuse_twice, sha256
 from ..release.contract import Output, read_contract
 from ..release.policy import Policy
 from ..scorer import Dialect, Input, Packed, from_values
-from . import BEGUN, FEEDBACK, PREDICTIONS, SEGMENT, Segments, tidy
+from . import BEGUN, FEEDBACK, PREDICTIONS, Segments, tidy, whole
 
 if TYPE_CHECKING:
     import ibis
@@ -96,7 +96,7 @@ def take_in(file: Path, say: Callable[[str], None]) -> None:
             contradicting.add(one.id)
         if (one.seen, one.arrived) > (before.seen, before.arrived):
             kept[one.id] = one
-    earlier, logged = _known(truths, kept, "truth"), _known(predictions, kept, "id") if _files(PREDICTIONS) else {}
+    earlier, logged = _known(truths, kept, "truth"), _known(predictions, kept, "id") if whole(PREDICTIONS) else {}
     contradicting |= {key for key, word in earlier.items() if _meant(word, output.type) != kept[key].truth}
     settings = load(Policy).log
     with atomic(FEEDBACK / f"{datetime.now(UTC):{BEGUN}}-{digest}-000001.jsonl") as path:
@@ -155,7 +155,7 @@ def logged(digests: Collection[str], rows: int) -> list[Logged]:
     """Return the latest logged rows that some bundles answered, at most so many of all; none without a log."""
     from ..release.evidence import Logged
 
-    if not _files(PREDICTIONS):
+    if not whole(PREDICTIONS):
         return []
     table = predictions()
     latest = table.filter(table.model.isin(list(digests))).order_by([table.time.desc(), table.id.desc()]).limit(rows)
@@ -184,7 +184,7 @@ def compared(models: tuple[str, str], since: float, shadow: bool) -> Known:
     """Return what champion and challenger, by their digests, answered since a time and whose truth is known."""
     from ..release.experiment import Known
 
-    if not _files(PREDICTIONS):
+    if not whole(PREDICTIONS):
         return Known([], [], np.zeros(0, dtype=bool), [], [])
     table, (champion, challenger) = joined(), models
     met = (table.model == challenger) & (table.variant == ("shadow" if shadow else "challenger"))
@@ -274,17 +274,22 @@ def _known(log: Callable[[Any], ibis.Table], said: Iterable[str], column: str) -
     return dict(zip(rows["id"].to_pylist(), rows[column].to_pylist(), strict=True))
 
 
-def _files(folder: Path) -> list[str]:
-    return [f"{path}" for path in sorted(folder.glob("*.jsonl")) if SEGMENT.fullmatch(path.name)]
-
-
 def _table(folder: Path, kinds: dict[str, str], engine: Any) -> Any:
-    """Open a log, whose rows are whole lines: one that is cut off, or still being written, is nobody's answer."""
     import ibis
 
-    files = _files(folder)
-    if not files:
-        return None
+    files = [piece.path for piece in whole(folder)]
+    return rows(files, kinds, engine or ibis.duckdb.connect()) if files else None
+
+
+def rows(files: Sequence[Path], kinds: dict[str, str], engine: Any) -> ibis.Table:
+    """Open files of a log, whose rows are whole lines: one that is cut off, or being written, is nobody's answer."""
+    import ibis
+
     form = {"format": "newline_delimited", "columns": kinds, "ignore_errors": True, "maximum_object_size": WIDEST}
-    table = (engine or ibis.duckdb.connect()).read_json(files, **form)
-    return table.filter(table.id.notnull())
+    tables = []
+    if written := [f"{path}" for path in files if path.suffix == ".jsonl"]:
+        table = engine.read_json(written, **form)
+        tables.append(table.filter(table.id.notnull()))
+    if compacted := [f"{path}" for path in files if path.suffix == ".parquet"]:
+        tables.append(engine.read_parquet(compacted))
+    return ibis.union(*tables) if len(tables) > 1 else tables[0]

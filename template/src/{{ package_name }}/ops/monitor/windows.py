@@ -15,7 +15,7 @@ from typing import Literal
 import ibis
 
 from ..config import Data, Model, load
-from ..log import PREDICTIONS
+from ..log import PREDICTIONS, whole
 from ..register.events import add, locked
 from ..release.ledger import MOVES, Entry
 from ..release.policy import Policy
@@ -60,7 +60,7 @@ def look(environment: str, settings: Monitor, policy: Policy, now: float) -> lis
     with locked("monitor"):
         store, data, model = opened(policy), load(Data), load(Model)
         bundle = store.load(environment)
-        log = logged(bundle, ibis.duckdb.connect()) if any(PREDICTIONS.glob("*.jsonl")) else None
+        log = logged(bundle, ibis.duckdb.connect()) if whole(PREDICTIONS) else None
         made, deployed = _times(store.entries(), environment, bundle.digest)
         clock = _clock(log, made, deployed, now)
         scene = Scene(settings, policy, data, model, bundle, promise(bundle, data, model), clock, nothing(bundle))

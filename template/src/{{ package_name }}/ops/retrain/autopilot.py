@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from ..config import Case, Data, Model, UnfinishedError, load
 from ..contract import Columns, ProjectError
+from ..log.compact import due
 from ..monitor import Monitor, read
 from ..monitor.alerts import announce
 from ..register import events
@@ -59,6 +60,7 @@ def autopilot(every: float, once: bool, pilot: Pilot) -> None:
         while True:
             try:
                 told = round_trip(pilot)
+                _compact(pilot)
             except ProjectError as mistake:
                 if once:
                     raise
@@ -86,6 +88,13 @@ def round_trip(pilot: Pilot) -> str:
         attempt = _begin(decision.cause)
     pilot.say(f"{attempt.begun['sentence']} Retraining.")
     return _go_on(attempt, pilot)
+
+
+def _compact(pilot: Pilot) -> None:
+    """Compact the prediction log where anything is to be done; raises ProjectError where that fails."""
+    if due(load(Policy).log) and (ended := run([*pilot.command, "compact"], lambda _: None)).code:
+        kind = UnfinishedError if ended.unfinished else ProjectError
+        raise kind(f"compacting: {ended.told or 'killed'}")
 
 
 def _heard(line: str, say: Say) -> None:
