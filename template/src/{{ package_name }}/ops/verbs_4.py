@@ -22,13 +22,14 @@ app = typer.Typer()
 @app.command("monitor")
 def monitor(environment: Environment = "") -> None:
     """Judge what an environment answered since the last look; an alarm is no error."""
-    from .monitor.alerts import tell
+    from .monitor.alerts import expose, tell
     from .monitor.windows import look, overview
 
     settings, policy, where = load(Monitor), load(Policy), environment or "prod"
     for line in overview(look(where, settings, policy, time.time()), where, settings):
         typer.echo(line)
     tell(where, settings.alerts, typer.echo)
+    expose(where, time.time())
 
 
 @app.command("compact")

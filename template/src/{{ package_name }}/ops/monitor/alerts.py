@@ -1,5 +1,7 @@
 """Tell people of an alarm: once when it begins, and again only after all was quiet; to a log, a webhook, by e-mail.
 
+And tell Prometheus how it stands, see `expose`.
+
 Which alarms are new is worked out from the records and from the alerts told so far. So a kill in between loses none and
 tells none twice. A sink that does not answer is written down, and stops nobody.
 """
@@ -20,7 +22,10 @@ from urllib.parse import urlsplit
 
 from ..config import first_line, masked
 from ..contract import ProjectError
+from ..files import atomic
+from ..register import events
 from ..register.events import add, append, locked
+from ..serve import watched
 from . import Alerts, Record, Signal, Verdict, read
 
 ALERTS = Path("logs/alerts.jsonl")
@@ -45,6 +50,8 @@ FRENCH: dict[Signal, str] = {
     "skew": "écart entre entraînement et service",
     "numbers": "nombres",
 }
+OUTCOMES = ("deployed", "refused", "waits", "failed", "overtaken")
+"""How a retraining ends, or what it waits for."""
 Alert: TypeAlias = dict[str, Any]
 
 
@@ -99,6 +106,61 @@ def begun(records: Sequence[Record], language: str) -> Iterator[Alert]:
                 alarming.discard(key)
         for signal, verdicts in new.items():
             yield _alert(record, place, signal, verdicts, language)
+
+
+def expose(environment: str, now: float) -> None:
+    """Write for Prometheus what was found of an environment by `now`; its service passes it on.
+
+    As many figures whatever the data look like: no column, slice or version is a label.
+    """
+    from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
+
+    disable_created_metrics()
+    book = CollectorRegistry()
+
+    def gauge(name: str, about: str, *label: str) -> Gauge:
+        return Gauge(f"monitor_{name}", about, label, registry=book)
+
+    records = read(environment)
+    own = [record for record in records if record.model == records[-1].model]
+    latest = {(one.signal, one.subject): (record, one) for record in own for one in record.verdicts}
+    gauge("looked_timestamp_seconds", "When the monitors looked last").set(now)
+    gauge("windows", "Windows of answers judged").set(max((record.window for record in records), default=0))
+    gauge("frozen", "1 while what changes by itself is frozen").set(events.frozen() is not None)
+    alarms = gauge("alarms", "Columns, slices or what else is alarming, by signal", "signal")
+    alarming = alarming_now(own)
+    for signal in FRENCH:
+        alarms.labels(signal).set(sum(one == signal for one, _ in alarming))
+    drift = gauge("drift_ratio", "How far the furthest column drifted; above 1 is beyond the limit", "signal")
+    ages = gauge("last_timestamp_seconds", "When the last answer and truth came, and the model was made", "what")
+    quality = gauge("quality", "The metric on answers with known truth, its interval, what was promised", "what")
+    for (signal, subject), (record, verdict) in latest.items():
+        if signal == "freshness" and verdict.figure is not None:
+            ages.labels(subject).set(record.looked - 3600 * verdict.figure)
+        if signal == "quality" and verdict.figure is not None:
+            for what in ("figure", "low", "high", "limit"):
+                quality.labels(what).set(getattr(verdict, what))
+    for signal in ("data drift", "prediction drift"):
+        window = next((record for record in reversed(own) if record.rows), None)
+        found = [one for one in (window.verdicts if window else ()) if one.signal == signal and one.figure is not None]
+        drift.labels(signal).set(max((one.figure / one.limit for one in found if one.figure and one.limit), default=0))
+    ended = Counter("monitor_retrainings", "Retrainings, by how they ended", ["outcome"], registry=book)
+    counts = [event["outcome"] for event in events.read("retrain")]
+    for outcome in OUTCOMES:
+        ended.labels(outcome).inc(counts.count(outcome))
+    with atomic(watched(environment)) as path:
+        path.write_bytes(generate_latest(book))
+
+
+def alarming_now(records: Sequence[Record]) -> set[tuple[str, str]]:
+    """Return signal and subject of what is alarming and was not quiet since."""
+    alarming = set()
+    for verdict in (verdict for record in records for verdict in record.verdicts):
+        if verdict.state == "alarm":
+            alarming.add((verdict.signal, verdict.subject))
+        elif verdict.state == "quiet":
+            alarming.discard((verdict.signal, verdict.subject))
+    return alarming
 
 
 def _alert(record: Record, place: int, signal: Signal, verdicts: Sequence[Verdict], language: str) -> Alert:

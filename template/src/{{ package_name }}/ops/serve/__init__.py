@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,6 +12,11 @@ from numpy.typing import NDArray
 from ..scorer import Packed
 
 Variant: TypeAlias = Literal["champion", "challenger", "shadow"]
+
+
+def watched(environment: str) -> Path:
+    """Return where what watches an environment writes for Prometheus; its service passes that on at `/metrics`."""
+    return Path(f"logs/metrics/{environment}.prom")
 
 
 @dataclass(slots=True)

@@ -25,7 +25,8 @@ from .app import SENTENCE, TooLargeError
 
 KEY, OPEN = "SERVICE_KEY", "SERVICE_OPEN"
 """Environment variables: the key that callers send, and whether the service may do without one."""
-HEADER = b"x-api-key"
+HEADER, BEARER = b"x-api-key", b"Bearer "
+"""The header of a key; Prometheus, for one, sends it as `Authorization: Bearer` instead."""
 HELD = 64 * 2**20
 """Bytes of unfinished bodies that all callers together may have sent, beside one of the largest size."""
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -115,7 +116,8 @@ class Door:
 
     def refuse_strangers(self, headers: Headers) -> None:
         """Raise Refusal (401) for a request without the key; the comparison takes as long for any other key."""
-        if self._key is not None and not hmac.compare_digest(headers.get(HEADER, b""), self._key):
+        sent = headers.get(HEADER) or headers.get(b"authorization", b"").removeprefix(BEARER)
+        if self._key is not None and not hmac.compare_digest(sent, self._key):
             raise Refusal(401, "send the service's key in the header X-API-Key", www_authenticate="ApiKey")
 
     def state(self) -> str:

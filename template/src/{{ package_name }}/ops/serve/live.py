@@ -191,7 +191,7 @@ class Live:
 
     def __init__(self, store: Store, environment: str, counts: Counts, tell: Callable[..., None]) -> None:
         """Load what the environment uses; raises ProjectError where that may not or cannot be used."""
-        self._store, self._environment, self.counts, self._tell = store, environment, counts, tell
+        self._store, self.environment, self.counts, self._tell = store, environment, counts, tell
         self._stamp, self._at = store.stamp(environment), 0.0
         self.state = self._loaded(store.admitted(environment))
         self._over = threading.Event()
@@ -207,14 +207,14 @@ class Live:
         started = time.monotonic()
         stamp = None
         try:
-            stamp = self._store.stamp(self._environment)
+            stamp = self._store.stamp(self.environment)
             if stamp == self._stamp or started < self._at:
                 return
-            new = self._loaded(self._store.admitted(self._environment))
+            new = self._loaded(self._store.admitted(self.environment))
         except Exception as error:  # whatever is wrong with it, the one before keeps serving
             self.counts.events["service_refused_bundles"] += 1
             serving = self.state.champion.digest
-            self._tell("refused", environment=self._environment, reason=first_line(error), serving=serving)
+            self._tell("refused", environment=self.environment, reason=first_line(error), serving=serving)
             if isinstance(error, UnfinishedError | OSError):
                 self._at = started + AGAIN
             else:
@@ -225,7 +225,7 @@ class Live:
         self.counts.events["service_swaps"] += 1
         facts = {name: model.digest for name, model in new.models}
         seconds = round(time.monotonic() - started, 3)
-        self._tell("swapped", environment=self._environment, previous=old.champion.digest, seconds=seconds, **facts)
+        self._tell("swapped", environment=self.environment, previous=old.champion.digest, seconds=seconds, **facts)
 
     def follow(self) -> None:
         """Look at the pointer five times a second, in a thread of its own, until `stop`."""
@@ -245,7 +245,7 @@ class Only:
 
     def __init__(self, store: Store, digest: str, counts: Counts) -> None:
         """Load the bundle; raises ProjectError where that may not or cannot be used."""
-        self.counts = counts
+        self.environment, self.counts = "", counts
         self.state = State(Model(store.bundle(digest)))
 
     def follow(self) -> None:

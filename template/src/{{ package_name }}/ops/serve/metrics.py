@@ -19,7 +19,7 @@ from ... import __version__
 from ..contract import ProjectError
 from ..release.bundle import MODEL, Bundle
 from ..release.contract import Output
-from . import v2
+from . import v2, watched
 from .app import SENTENCE
 from .guard import Door, Receive, Refusal
 from .page import page
@@ -115,7 +115,7 @@ class Pages:
             "/ping": lambda: (JSON, {"status": "healthy"}),
             "/health": lambda: (JSON, {"status": self._door.state()}),
             "/version": lambda: (JSON, self._version()),
-            "/metrics": lambda: (CONTENT_TYPE_LATEST, generate_latest(self._registry)),
+            "/metrics": lambda: (CONTENT_TYPE_LATEST, generate_latest(self._registry) + self._watched()),
             "/docs": lambda: ("text/html; charset=utf-8", self._page()),
             "/openapi.json": lambda: (JSON, self._described()),
             "/v2": lambda: (JSON, {**v2.SERVER, "name": self._bundle.contract.name, "version": __version__}),
@@ -126,6 +126,13 @@ class Pages:
     @property
     def _bundle(self) -> Bundle:
         return self._live.state.champion.bundle
+
+    def _watched(self) -> bytes:
+        """Return what the monitors say of the environment; nothing where nobody looked."""
+        try:
+            return watched(self._live.environment).read_bytes()
+        except OSError:
+            return b""
 
     def _models(self) -> Iterator[Sequence[str]]:
         return ((variant, f"{model.version}", model.digest) for variant, model in self._live.state.models)
