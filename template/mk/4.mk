@@ -3,8 +3,8 @@ export ONCE FAULT ROWS URL SEED
 
 .PHONY: monitor compact freeze thaw selftest autopilot status simulate
 
-monitor: ## judge what an environment answered since the last look: make monitor ENV=prod
-	@$(OPS) monitor
+monitor: ## judge what an environment answered since the last look: make monitor ENV=prod; or FILE=scored.parquet
+	@$(OPS) monitor --file "$$FILE"
 
 compact: ## turn what is closed of the prediction log into Parquet, and remove what config/policy.yaml says
 	@$(OPS) compact

@@ -11,19 +11,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 from flight_delays.ops import guards_4
 from flight_delays.ops.config import Case, Data, Model, load
+from flight_delays.ops.contract import ProjectError, to_columns
 from flight_delays.ops.guards import ROWS
 from flight_delays.ops.guards import Scene as Stage
 from flight_delays.ops.guards_3 import alone
 from flight_delays.ops.log import Writer
 from flight_delays.ops.monitor import quality, read, scene
 from flight_delays.ops.monitor.alerts import alerts, begun
+from flight_delays.ops.monitor.cells import counted
+from flight_delays.ops.monitor.drift import judge
+from flight_delays.ops.monitor.windows import look_into
 from flight_delays.ops.process.schema import drawn
 from flight_delays.ops.release.policy import Policy
 from flight_delays.ops.scorer import Packed
 from flight_delays.ops.serve import Answered
+from flight_delays.ops.serve.score import complete
 from pydantic import TypeAdapter
 
 SIZE, WINDOWS, LEAST_KILLS = 200, 40, 8
@@ -98,3 +106,54 @@ def test_a_slice_that_the_mean_hides_is_named(seen: scene.Scene) -> None:
     alarms = [verdict.subject for verdict in quality.slices(hidden) if verdict.state == "alarm"]
     assert alarms == ["carrier UA"]
     assert [one.subject for one in quality.bias(hidden) if one.state == "alarm"] == ["carrier UA"]
+
+
+def scored(seen: scene.Scene, name: str, shift: float = 0.0, suffix: str = "parquet") -> Path:
+    """Score 5,000 rows drawn from the quiet ones, of which one number is shifted, into a file."""
+    columns = seen.known.columns(seen.bundle.scorer.signature)
+    rows = np.random.default_rng(len(name)).integers(0, ROWS, 5_000)
+    number = next(column for column, cells in seen.promise.inputs.columns.items() if cells.kind == "number")
+    drawn_rows = {column: values[rows] for column, values in columns.items()}
+    drawn_rows[number] = drawn_rows[number] + shift
+    table = pa.table({column: pa.array(values, from_pandas=True) for column, values in drawn_rows.items()})
+    source, output = Path(f"{name}-in.{suffix}"), Path(f"{name}.parquet")
+    if suffix == "csv":
+        pa.csv.write_csv(table, source)
+    else:
+        pq.write_table(table, source)
+    complete(seen.bundle, source, output, lambda *_: None)
+    return output
+
+
+def test_a_scored_file_is_judged_where_it_lies(seen: scene.Scene) -> None:
+    """Once, with the verdicts that its rows would get if they were read, and a shift is an alarm."""
+    quiet, shifted = scored(seen, "quiet"), scored(seen, "shifted", 1000.0)
+    (first,) = look_into(quiet, Policy(), START)
+    assert {verdict.state for verdict in first.verdicts} == {"quiet"}
+    assert {verdict.signal for verdict in first.verdicts} == {"data drift", "prediction drift"}
+    assert (first.environment, first.rows, first.window) == ("files", 5_000, 1)
+    assert look_into(quiet, Policy(), START) == []
+    (second,) = look_into(shifted, Policy(), START)
+    alarms = [verdict.signal for verdict in second.verdicts if verdict.state == "alarm"]
+    assert alarms[0] == "data drift"
+    assert [record.rows for record in read("files")] == [5_000, 5_000]
+    assert read("dev") == []
+    for path, record in ((quiet, first), (shifted, second)):
+        columns = to_columns(pq.read_table(path, columns=[*seen.known.columns(seen.bundle.scorer.signature)]))
+        halves = [{name: values[part] for name, values in columns.items()} for part in np.array_split(range(5_000), 2)]
+        wanted = judge(seen.promise.inputs, *(counted(seen.promise.inputs, half) for half in halves)).findings
+        judged = [verdict.figure for verdict in record.verdicts if verdict.signal == "data drift"]
+        assert judged == [finding.figure for finding in wanted]
+
+
+def test_a_file_that_cannot_be_judged_says_why(seen: scene.Scene) -> None:
+    with pytest.raises(ProjectError, match="numbers are text, since a CSV file was scored"):
+        look_into(scored(seen, "text", suffix="csv"), Policy(), START)
+    scored(seen, "quiet")
+    with pytest.raises(ProjectError, match="does not say which version gave its answers"):
+        look_into(Path("quiet-in.parquet"), Policy(), START)
+    few = pq.read_table("quiet.parquet").slice(0, 300)
+    pq.write_table(few, "few.parquet")
+    with pytest.raises(ProjectError, match="has 300 rows, and a verdict takes 400"):
+        look_into(Path("few.parquet"), Policy(), START)
+    assert read() == []

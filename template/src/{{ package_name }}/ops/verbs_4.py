@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,16 +21,24 @@ app = typer.Typer()
 
 
 @app.command("monitor")
-def monitor(environment: Environment = "") -> None:
-    """Judge what an environment answered since the last look; an alarm is no error."""
+def monitor(
+    environment: Environment = "",
+    file: Annotated[str, typer.Option(help="A file that `make score` wrote, in place of the log")] = "",
+) -> None:
+    """Judge what an environment answered since the last look, or a scored file; an alarm is no error."""
     from .monitor.alerts import expose, tell
-    from .monitor.windows import look, overview
+    from .monitor.windows import FILES, look, look_into, overview
 
-    settings, policy, where = load(Monitor), load(Policy), environment or "prod"
-    for line in overview(look(where, settings, policy, time.time()), where, settings):
+    settings, policy, where = load(Monitor), load(Policy), FILES if file else environment or "prod"
+    if file and environment:
+        raise ProjectError("a file has answers of one version, whatever the environment: give FILE or ENV")
+    found = look_into(Path(file), policy, time.time()) if file else look(where, settings, policy, time.time())
+    told = overview(found, where, settings) if found or not file else [f"{file} was judged already; nothing is changed"]
+    for line in told:
         typer.echo(line)
     tell(where, settings.alerts, typer.echo)
-    expose(where, time.time())
+    if not file:
+        expose(where, time.time())
 
 
 @app.command("compact")

@@ -113,9 +113,8 @@ def expose(environment: str, now: float) -> None:
 
     As many figures whatever the data look like: no column, slice or version is a label.
     """
-    from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
+    from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-    disable_created_metrics()
     book = CollectorRegistry()
 
     def gauge(name: str, about: str, *label: str) -> Gauge:
@@ -154,7 +153,7 @@ def expose(environment: str, now: float) -> None:
 
 def alarming_now(records: Sequence[Record]) -> set[tuple[str, str]]:
     """Return signal and subject of what is alarming and was not quiet since."""
-    alarming = set()
+    alarming: set[tuple[str, str]] = set()
     for verdict in (verdict for record in records for verdict in record.verdicts):
         if verdict.state == "alarm":
             alarming.add((verdict.signal, verdict.subject))

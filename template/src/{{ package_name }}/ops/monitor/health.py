@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
 from ..contract import Columns
+from ..scorer import Signature
 from . import Signal, State, Verdict
-from .cells import Reference, counted
+from .cells import Reference, Window, counted
 from .drift import judge
-from .scene import Rows, Scene, answers
+from .scene import Promise, Rows, Scene, answers
 from .words import Finding
 
 STATES: dict[str, State] = {"quiet": "quiet", "suspected": "suspected", "drift": "alarm"}
@@ -19,14 +21,17 @@ SEVERITY = tuple(STATES)
 HOUR, DAY = 3600, 86_400
 SUM = 1e-3
 """How far probabilities may be from a sum of 1."""
+Counts: TypeAlias = Callable[[Reference], tuple[Window | None, Window]]
+"""Counts the window before, if there is one, and the window into the cells of a reference."""
 
 
 def data_drift(scene: Scene) -> Iterator[Verdict]:
     """Judge every input column of the window, together with the window before, against the rows learned from."""
     signature = scene.bundle.scorer.signature
-    units = {one.name: one.unit for one in signature.inputs if one.unit}
-    found = _findings(scene, scene.promise.inputs, lambda rows: rows.columns(signature), units)
-    yield from (_verdict("data drift", finding) for finding in found)
+    if scene.rows is not None:
+        yield from inputs_drift(
+            scene.promise, signature, _counts(scene.before, scene.rows, lambda r: r.columns(signature))
+        )
 
 
 def prediction_drift(scene: Scene) -> Iterator[Verdict]:
@@ -35,13 +40,22 @@ def prediction_drift(scene: Scene) -> Iterator[Verdict]:
     A model is surer of rows that it learned from than of any others, so that alone would drift for ever.
     """
     signature = scene.bundle.scorer.signature
+    if scene.rows is not None:
+        yield from answers_drift(scene.promise, _counts(scene.before, scene.rows, lambda r: answers(r.raw, signature)))
 
-    def columns(rows: Rows) -> Columns:
-        return answers(rows.raw, signature)
 
+def inputs_drift(promise: Promise, signature: Signature, counts: Counts) -> Iterator[Verdict]:
+    """Judge inputs by how many rows fall into each cell, wherever these were counted."""
+    units = {one.name: one.unit for one in signature.inputs if one.unit}
+    findings = judge(promise.inputs, *counts(promise.inputs), units).findings
+    yield from (_verdict("data drift", found) for found in findings)
+
+
+def answers_drift(promise: Promise, counts: Counts) -> Iterator[Verdict]:
+    """Judge answers in the same way."""
     learned, tested = (
-        {found.column: found for found in _findings(scene, reference, columns, {})}
-        for reference in (scene.promise.learned, scene.promise.tested)
+        {found.column: found for found in judge(reference, *counts(reference), {}).findings}
+        for reference in (promise.learned, promise.tested)
     )
     for name, found in learned.items():
         of_test = tested.get(name, found)
@@ -116,13 +130,11 @@ def _span(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} seconds"
 
 
-def _findings(
-    scene: Scene, reference: Reference, columns: Callable[[Rows], Columns], units: dict[str, str]
-) -> tuple[Finding, ...]:
-    if scene.rows is None:
-        return ()
-    before = None if scene.before is None else counted(reference, columns(scene.before))
-    return judge(reference, before, counted(reference, columns(scene.rows)), units).findings
+def _counts(before: Rows | None, now: Rows, columns: Callable[[Rows], Columns]) -> Counts:
+    return lambda reference: (
+        None if before is None else counted(reference, columns(before)),
+        counted(reference, columns(now)),
+    )
 
 
 def _verdict(signal: Signal, found: Finding) -> Verdict:

@@ -192,6 +192,15 @@ def answers(raw: NDArray[np.float32], signature: Signature) -> dict[str, Array]:
     return dict(zip(names, given.T, strict=True))
 
 
+def answer_columns(signature: Signature) -> dict[str, str]:
+    """Return the column of a file of `make score` for each name of `answers`."""
+    if not signature.classes:
+        return {signature.target: "prediction"}
+    classes = signature.classes[1:] if len(signature.classes) == 2 else signature.classes
+    words = [truth.word(name) for name in classes]
+    return {f"the probability of {signature.target} {word}": f"probability_{word}" for word in words}
+
+
 def promise(bundle: Bundle, data: Data, model: Model) -> Promise:
     """Return what a release promised; worked out once for each bundle and settings."""
     inputs = {one.name for one in bundle.scorer.signature.inputs}

@@ -10,20 +10,29 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import ibis
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from ..config import Data, Model, load
+from ..config import Data, Model, first_line, load
+from ..contract import ProjectError
 from ..log import PREDICTIONS, whole
 from ..register.events import add, locked
 from ..release.ledger import MOVES, Entry
 from ..release.policy import Policy
 from ..release.store import opened
 from . import RECORDS, Monitor, Record, Signal, Verdict, dump, health, quality, read
+from .cells import Reference, Window, counted_in
+from .drift import LEAST_ROWS
 from .quality import HISTORY, LEAST
-from .scene import Clock, Key, Rows, Scene, logged, nothing, promise, rows_of
+from .scene import Clock, Key, Rows, Scene, answer_columns, logged, nothing, promise, rows_of
 
+FILES = "files"
+"""In place of an environment, in the records of scored files."""
 SETTLE = 1.0
 """Seconds after which an answer surely is in the log, whoever gave it: the log is judged in the order of time."""
 MOST = HISTORY
@@ -65,6 +74,44 @@ def look(environment: str, settings: Monitor, policy: Policy, now: float) -> lis
         clock = _clock(log, made, deployed, now)
         scene = Scene(settings, policy, data, model, bundle, promise(bundle, data, model), clock, nothing(bundle))
         return list(_looked(scene, environment, log))
+
+
+def look_into(file: Path, policy: Policy, now: float) -> list[Record]:
+    """Judge a file of `make score` for drift: its first half is the window before its second half.
+
+    Rows are counted where they lie, so a file of millions takes seconds and little memory. Its record is one of FILES,
+    and it is judged once. Raises ProjectError for a file that no version here has scored, or of few rows.
+    """
+    with locked("monitor"):
+        origin, rows = _origin(file)
+        bundle, data, model = opened(policy).bundle(origin["bundle"]), load(Data), load(Model)
+        past, signature, known = read(FILES), bundle.scorer.signature, promise(bundle, data, model)
+        if (bundle.digest, origin["source"]) in {(record.model, record.first) for record in past}:
+            return []
+        table = ibis.duckdb.connect().read_parquet(file, file_row_number=True)
+        _refuse_text(file, table, known.inputs)
+        named = {name: table[column] for name, column in answer_columns(signature).items()}
+        given = table.select(**named, file_row_number=table.file_row_number)
+        record = Record(
+            window=len(past) + 1,
+            environment=FILES,
+            first=origin["source"],
+            last=origin["source"],
+            begin=now,
+            end=now,
+            rows=rows,
+            known=0,
+            truths=0,
+            model=bundle.digest,
+            version=bundle.manifest.version,
+            looked=now,
+            verdicts=[
+                *health.inputs_drift(known, signature, partial(_halves, table, rows)),
+                *health.answers_drift(known, partial(_halves, given, rows)),
+            ],
+        )
+        add(RECORDS, dump(record))
+        return [record]
 
 
 def overview(records: Sequence[Record], environment: str, settings: Monitor) -> Iterator[str]:
@@ -170,6 +217,36 @@ def _clock(log: ibis.Table | None, made: float, deployed: float, now: float) -> 
     ages = {"asked": log.time.min(), "answered": log.time.max(), "told": log.seen.max(), "truths": log.truth.count()}
     (found,) = log.aggregate(**ages).to_pyarrow().to_pylist()
     return Clock(made, deployed, **found, now=now)
+
+
+def _origin(file: Path) -> tuple[dict[str, str], int]:
+    """Return what `make score` wrote about a file, and how many rows it has."""
+    if not file.is_file():
+        raise ProjectError(f"FILE={file}: not found; give a file that `make score` wrote")
+    try:
+        about = pq.read_metadata(file)
+    except pa.ArrowException as error:
+        raise ProjectError(f"FILE={file}: not a readable parquet file ({first_line(error)})") from None
+    found = {key.decode(): value.decode("utf-8", "replace") for key, value in (about.metadata or {}).items()}
+    if not {"bundle", "source"} <= found.keys():
+        raise ProjectError(
+            f"FILE={file}: does not say which version gave its answers; give one that `make score` wrote"
+        )
+    if about.num_rows < 2 * LEAST_ROWS:
+        raise ProjectError(f"FILE={file}: has {about.num_rows} rows, and a verdict takes {2 * LEAST_ROWS}")
+    return found, about.num_rows
+
+
+def _refuse_text(file: Path, table: ibis.Table, reference: Reference) -> None:
+    for name, cells in reference.columns.items():
+        if cells.kind == "number" and table[name].type().is_string():
+            told = "its numbers are text, since a CSV file was scored; score a Parquet file"
+            raise ProjectError(f"FILE={file}, column '{name}': {told}")
+
+
+def _halves(table: ibis.Table, rows: int, reference: Reference) -> tuple[Window, Window]:
+    is_late = table.file_row_number >= rows // 2
+    return counted_in(reference, table.filter(~is_late)), counted_in(reference, table.filter(is_late))
 
 
 def _times(entries: Sequence[Entry], environment: str, digest: str) -> tuple[float, float]:
