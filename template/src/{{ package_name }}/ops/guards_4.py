@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from . import log
 from .contract import Columns, ProjectError
 from .evaluate.metrics import METRICS
 from .guards import ROWS, Guard, Planted, Scene, UnsuitableError
 from .guards_3 import alone, released
+from .log.compact import compact
 from .monitor import Monitor, Record, Verdict, health, quality, scene
 from .monitor.cells import summarise
-from .release.policy import Policy
+from .release.policy import Log, Policy
 from .retrain import policy
 from .retrain.simulate import Caller
 from .scorer import Packed, Signature
@@ -214,6 +218,24 @@ def _begun(day: float) -> dict[str, Any]:
 FROST = {**_begun(1), "kind": "freeze", "who": "somebody", "why": "an audit"}
 
 
+def _compacted(stage: Scene) -> Planted:
+    """Compact a segment, and read the log; the fault cuts off the end of what was made."""
+    old = datetime.now(UTC) - timedelta(hours=3)
+
+    def read(part: str, kept: int | None) -> None:
+        with alone(stage):
+            folder = Path(part)
+            folder.mkdir(exist_ok=True)
+            said = log.Line("1-1", 0.0, "live", 1, "champion", None, {}, [], [], 1.0, None)
+            (folder / f"{old:{log.BEGUN}}-guard-000001.jsonl").write_bytes(msgspec.json.encode(said) + b"\n")
+            compact(Log(), folder)
+            (made,) = folder.glob("*.parquet")
+            made.write_bytes(made.read_bytes()[:kept])
+            log.whole(folder)
+
+    return Planted(partial(read, "whole", None), partial(read, "cut", -10), ("parquet", "move it away"))
+
+
 def _strange(_: Scene) -> Planted:
     return Planted(lambda: Caller("http://127.0.0.1:8080"), lambda: Caller("http://192.0.2.1:8080"), ("this machine",))
 
@@ -232,6 +254,7 @@ TABLE: tuple[Guard, ...] = (
     Guard("another unit", "monitor", "features that differ", _watch(health.skew, _window(_hundredfold), "500 of 500")),
     Guard("no number", "monitor", "answers that are no numbers", _watch(health.numbers, _window(_holed), "50 of 500")),
     Guard("one answer", "monitor", "the same answer to everybody", _watch(health.numbers, _window(_stuck), "the same")),
+    Guard("cut log", "log", "a compacted file of the log that is not as it was written", _compacted),
     Guard("strange address", "retrain", "simulated traffic for another machine", _strange),
     Guard("stopped feed", "monitor", "silence", _watch(health.freshness, _silent, "25 hours ago")),
     Guard("frozen", "retrain", "a retraining while all is frozen", _restrained("an audit", frost=FROST)),
