@@ -203,6 +203,7 @@ def test_modes_and_links(project: Path) -> None:
 
 def test_files_and_folders_in_each_others_place(template: Path, tmp_path: Path) -> None:
     project = project_of(template, tmp_path / "project", maturity_level=0)
+    (project / "ops").rmdir()
     (project / "ops").write_text(MINE)
     (project / "fresh.py").mkdir()
     (project / "fresh.py" / "inside.txt").write_text(MINE)

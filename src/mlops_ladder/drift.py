@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .merge import unified
-from .plan import LEVEL, Progress, answers_of, answers_text, choices_of, known
+from .plan import LEVEL, Progress, answers_of, answers_text, choices_of
 from .renders import ANSWERS, Release, Source, source
 from .repository import Blob, Repository
 
@@ -54,12 +54,12 @@ def drifted(project: Path, *, template: Path | None = None, progress: Progress =
     origin = source(str(answers["_src_path"]), template)
     release = origin.release(str(answers["_commit"]))
     progress(f"Rendering {release.name}")
-    render = origin.render(release, known(answers))
+    render = origin.render(release, {}, kept=text)
     made = repository.tree_of(render.folder)
     managed = {path: blob for path, blob in made.items() if path != ANSWERS}
     files = [_drifted(repository, path, blob) for path, blob in managed.items() if repository.files.get(path) != blob]
     files.sort(key=lambda file: (-(file.added or 0) - (file.removed or 0), file.path))
-    truth = _untrue_level(repository, origin, release, answers) or _untrue_answer(answers, render.answers)
+    truth = _untrue_level(repository, origin, release, text) or _untrue_answer(answers, render.answers)
     level = answers.get(LEVEL)
     return Drift(repository.project, release.name, level, len(managed), files, truth)
 
@@ -87,9 +87,9 @@ def _untrue_answer(said: Mapping[str, Any], made: Mapping[str, Any]) -> str | No
     return None
 
 
-def _untrue_level(repository: Repository, origin: Source, release: Release, answers: Mapping[str, Any]) -> str | None:
+def _untrue_level(repository: Repository, origin: Source, release: Release, text: str) -> str | None:
     """A level none of whose own files is there, or one above the answer most of whose own files are."""
-    question = origin.questions(release).get(LEVEL)
+    question, answers = origin.questions(release).get(LEVEL), answers_of(text, repository)
     if question is None or LEVEL not in answers:
         return None
     level = int(answers[LEVEL])
@@ -97,7 +97,7 @@ def _untrue_level(repository: Repository, origin: Source, release: Release, answ
     levels = [int(choice) for choice in choices_of(question).values()]
 
     def files(at: int) -> set[str]:
-        folder = origin.render(release, {**known(answers), LEVEL: at}).folder
+        folder = origin.render(release, {LEVEL: at}, kept=text).folder
         return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
     if level - 1 in levels:
