@@ -35,6 +35,8 @@ def main() -> None:
         code = _refused(str(error))
     except TyperException as error:
         code = _refused(error.format_message())
+    except OSError as error:
+        code = _refused(f"{error.filename or 'the disk'}: {error.strerror or error}; nothing was changed.")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     sys.exit(code or 0)
