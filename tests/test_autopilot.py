@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,16 @@ ROWS, PART = 4000, 50
 PATIENCE = 1200
 """Seconds until a round has to have come to its end."""
 KILLS = 8
+EVERYWHERE = 100
+"""Kills of whatever runs, in one test."""
+COUNTED = """
+import json, sys
+from flight_delays.ops.log.truth import predictions, truths
+rows = predictions().select("id").execute()["id"]
+told = truths().execute()
+json.dump([sorted(rows), dict(zip(told["id"], told["truth"]))], sys.stdout)
+"""
+"""What a project's own reader finds in the logs: every id as often as it is there, and the truth of each."""
 CHANGES = {
     "config/model.yaml": ("n_estimators: 100", "n_estimators: 5"),
     "config/monitor.yaml": ("margin: 0.25}", "margin: 0.1}"),
@@ -39,6 +51,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         """Prepare to use a project."""
         self.folder, self.port, self.seed = folder, 0, 0
+        self.service: subprocess.Popen[str]
         self.command = [str(folder / ".venv/bin/python"), "-m", "flight_delays.ops"]
         page = yaml.safe_load((folder / "config/data.yaml").read_text(encoding="utf-8"))
         self.inputs = [name for name, column in page["columns"].items() if column.get("role", "input") == "input"]
@@ -163,6 +176,7 @@ def world(lived: Callable[[int, str], Path], tmp_path_factory: pytest.TempPathFa
     with subprocess.Popen(serve, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
+            made.service = process
             made.port = int(process.stdout.readline().partition("http://127.0.0.1:")[2].partition("/")[0])
             yield made
         finally:
@@ -252,3 +266,104 @@ def test_killed_again_and_again_it_comes_to_the_same_end_once(world: World) -> N
     world.wait_for(4)
     assert world.live(500, near) > 0.8
     assert must(["git", "status", "--porcelain", "--", "src", "config"], world.folder) == ""
+
+
+class Caller:
+    """Asks for rows and tells what became of them, again and again, and notes what was acknowledged."""
+
+    def __init__(self, world: World) -> None:
+        """Begin, in a thread."""
+        self.world, self.known, self.over = world, dict[str, bool](), threading.Event()
+        self.told: dict[str, bool] = {}
+        self.thread = threading.Thread(target=self._go)
+        self.thread.start()
+
+    def _go(self) -> None:
+        draw = random.Random(5)
+        while not self.over.is_set():
+            row = draw.choice(self.world.rows)
+            truth = far(row, draw)
+            try:
+                _, headers = self.world.ask("/invocations", {"dataframe_records": [self.world.asked(row)]})
+                answered = f"{headers['X-Request-Id']}-1"
+                self.known[answered] = truth
+                self.world.ask("/feedback", [{"id": answered, "truth": truth}])
+                self.told[answered] = truth
+            except (OSError, HTTPException):
+                time.sleep(0.05)  # the service is away
+
+    def end(self) -> None:
+        """Ask no more."""
+        self.over.set()
+        self.thread.join()
+
+
+@contextmanager
+def kept_alive(world: World) -> Iterator[Callable[[], list[int]]]:
+    """Run service, autopilot and monitor, each started again when it has ended; gives the numbers of all processes."""
+    over, words = threading.Event(), dict[str, tuple[str, ...]]()
+    words |= {"serve": ("--port", f"{world.port}", "--env", "prod"), "autopilot": ("--every", "1"), "monitor": ()}
+
+    def keep(verb: str) -> None:
+        while not over.is_set():
+            command = [*world.command, verb, *words[verb]]
+            with subprocess.Popen(
+                command, cwd=world.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as process:
+                while process.poll() is None and not over.wait(0.1):
+                    pass
+                process.send_signal(signal.SIGINT)
+
+    def running() -> list[int]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                is_here = (folder / "cwd").resolve() == world.folder.resolve()
+                if is_here and b"flight_delays.ops" in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:
+                continue  # it has just ended
+        return found
+
+    threads = [threading.Thread(target=keep, args=(verb,)) for verb in words]
+    for thread in threads:
+        thread.start()
+    try:
+        yield running
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.thorough
+def test_whatever_is_killed_nothing_that_was_acknowledged_is_lost_or_counted_twice(world: World) -> None:
+    """Service, autopilot, monitor, and whatever these started (a training, a deployment), 100 times at any moment."""
+    draw, before = random.Random(1), len(world.outcomes())
+    world.service.kill()
+    world.service.wait()
+    with kept_alive(world) as running:
+        caller = Caller(world)
+        kills = 0
+        while kills < EVERYWHERE:
+            time.sleep(draw.uniform(0.2, 2))
+            alive = running()
+            if alive:
+                os.kill(draw.choice(alive), signal.SIGKILL)
+                kills += 1
+        time.sleep(10)
+        caller.end()
+    assert len(caller.told) > 1000
+    end = time.monotonic() + PATIENCE
+    while len(world.outcomes()) > before and world.outcomes()[-1] in ("begun", "trained"):
+        assert time.monotonic() < end
+        well(world.verb("autopilot", "--once", "yes"))
+    ids, truths = json.loads(must([world.command[0], "-c", COUNTED], world.folder))
+    assert len(set(ids)) == len(ids), "no prediction is counted twice"
+    assert caller.known.keys() <= set(ids), "no acknowledged prediction is lost"
+    assert {name: truths.get(name) for name in caller.told} == {n: f"{t}".lower() for n, t in caller.told.items()}
+    assert "each as it was written" in " ".join(well(world.verb("releases")).split())
+    for where in ("dev", "staging", "prod"):
+        assert len(set(world.deployed(where))) == len(world.deployed(where)), "no version is promoted twice"
+    windows = [record["window"] for record in world.lines("logs/monitor.jsonl") if record["rows"]]
+    assert windows == list(range(1, len(windows) + 1)), "no window is judged twice, or never"

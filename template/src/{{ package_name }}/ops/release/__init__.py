@@ -141,9 +141,7 @@ def image(output: str = "", baked: Baked = model_in_place) -> str:
 
 def build_wheel(project: Path, folder: Path) -> Path:
     """Build the project's wheel into a folder and return its path."""
-    uv = os.environ.get("UV") or shutil.which("uv") or str(Path(sys.prefix).parent / ".uv/bin/uv")
-    command = (uv, "build", "--quiet", "--wheel", "--out-dir", str(folder.resolve()))
-    _capture(command, project, "the wheel could not be built")
+    uv(("build", "--quiet", "--wheel", "--out-dir", str(folder.resolve())), project, "the wheel could not be built")
     return max(folder.glob("*.whl"), key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -265,6 +263,12 @@ def _refuse_dirty() -> None:
 
 def _git(*arguments: str, folder: Path = Path()) -> str:
     return _capture(("git", *arguments), folder, f"git {arguments[0]} failed")
+
+
+def uv(words: Sequence[str], folder: Path, failure: str) -> str:
+    """Run uv, wherever it is installed, and return what it said; raises ProjectError beginning with `failure`."""
+    program = os.environ.get("UV") or shutil.which("uv") or str(Path(sys.prefix).parent / ".uv/bin/uv")
+    return _capture((program, *words), folder, failure)
 
 
 def _capture(command: Sequence[str], folder: Path, failure: str) -> str:

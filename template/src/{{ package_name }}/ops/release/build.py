@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ from ..register import store as registry
 from ..register.run import LOCK, Run, git, read
 from ..register.store import Version
 from ..scorer import Input, Scorer, prediction_hash
-from . import bundle
+from . import bundle, uv
 from .bundle import CODE, CONTRACT, FIXTURE, MANIFEST, MODEL, SOURCES, TESTS, Manifest, hashes
 from .contract import CONTRACT as PROMISE
 from .contract import Contract, refuse_mismatch
@@ -160,15 +159,8 @@ def _cloned(record: Run, folder: Path) -> Path:
 
 def _parts(place: Path) -> bytes:
     """Return the parts list (CycloneDX 1.5) of what the service installs, without what differs from call to call."""
-    uv = os.environ.get("UV") or shutil.which("uv") or str(Path(sys.prefix).parent / ".uv/bin/uv")
-    command = [uv, "export", "--quiet", "--format", "cyclonedx1.5", "--frozen", *SERVING]
-    try:
-        done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise ProjectError(f"uv, which lists the parts of a release, cannot be run ({error.strerror})") from None
-    if done.returncode != 0:
-        raise ProjectError(f"the parts of the release cannot be listed: {' '.join(done.stderr.split())[-300:]}")
-    parts = json.loads(done.stdout)
+    command = ("export", "--quiet", "--format", "cyclonedx1.5", "--frozen", *SERVING)
+    parts = json.loads(uv(command, place, "the parts of the release cannot be listed"))
     del parts["serialNumber"], parts["metadata"]["timestamp"]
     return _dump(parts)
 
