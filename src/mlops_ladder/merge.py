@@ -62,7 +62,7 @@ class _Judge:
     def __call__(self, path: str) -> Verdict:
         old, new, mine = self.old.get(path), self.new.get(path), self.mine.get(path)
         if mine is None and old is not None:
-            return self._gone(old)
+            return self._gone(path, old)
         if mine == old:
             return self._untouched(old, new)
         assert mine is not None, "a path that nobody has is in no tree"
@@ -78,7 +78,9 @@ class _Judge:
             return Verdict("added", "new in the template", new)
         return Verdict("updated", "the template changed it, you did not", new)
 
-    def _gone(self, old: Blob) -> Verdict:
+    def _gone(self, path: str, old: Blob) -> Verdict:
+        if os.path.lexists(self.repository.project / path):
+            return Verdict("kept", "git does not know your file; it stays as it is", None)
         where = self.moved.get(old)
         if where:
             return Verdict("kept", f"you moved it to {where}; the template's change does not follow", None)
