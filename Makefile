@@ -5,7 +5,7 @@ export PATH := $(PATH):$(abspath .uv/bin)
 SPREAD := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format data docs
+.PHONY: help setup demo test test-all lint format data docs freshen
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -47,3 +47,6 @@ data: .venv/ready ## make the bundled data again from their source
 docs: .venv/ready ## make cookiecutter.json and the pages of docs/reference from what they describe
 	@"$(UV)" run --no-sync python scripts/make_questions.py
 	@"$(UV)" run --no-sync python scripts/make_guards.py
+
+freshen: .venv/ready ## try the newest versions of everything; move the day of the time capsule, or name what broke (LOOP=yes PROPOSE=yes)
+	@UV="$(UV)" "$(UV)" run --no-sync python scripts/freshen.py $(if $(LOOP),--loop) $(if $(PROPOSE),--propose)

@@ -10,7 +10,7 @@ from pathlib import Path
 from .errors import RefusedError
 from .places import branches_of, said
 from .plan import Plan, branched, planned
-from .repository import Repository, git
+from .repository import git
 
 WORKFLOWS = ".github/workflows/"
 TITLE = "Take the template's update"
@@ -43,7 +43,6 @@ def proposed(project: Path) -> str:
     if plan.empty:
         return f"Nothing to propose: the project has {plan.old}."
     name = branches_of(project) + plan.new
-    repository = Repository.of(project)
     hard = plan.of("conflict", "lost")
     if hard:
         _tell(f"# The update to {plan.new} needs a person\n\n{text(plan)}")
@@ -53,22 +52,24 @@ def proposed(project: Path) -> str:
         return f"The branch {name} is open already."
     if not said(project, "for-each-ref", f"refs/heads/{name}"):
         branched(plan, name)
-    _push(repository, name, any(one.path.startswith(WORKFLOWS) for one in plan.changes))
-    _open(project, name, f"{TITLE} to {plan.new}", text(plan))
+    pushed(project, name, workflows=any(one.path.startswith(WORKFLOWS) for one in plan.changes))
+    opened(project, name, f"{TITLE} to {plan.new}", text(plan))
     return f"Opened a pull request from {name}."
 
 
-def _push(repository: Repository, name: str, workflows: bool) -> None:
+def pushed(folder: Path, name: str, *, workflows: bool = False) -> None:
+    """Push a branch to origin, with the token of gh where there is one; raises RefusedError with git's reason."""
     helper = ("-c", "credential.helper=", "-c", "credential.helper=!gh auth git-credential")
     words = helper if os.environ.get("GH_TOKEN") and shutil.which("gh") else ()
     try:
-        git(*words, "push", "--quiet", "origin", f"refs/heads/{name}", cwd=repository.top)
+        git(*words, "push", "--quiet", "origin", f"refs/heads/{name}", cwd=folder)
     except RefusedError as error:
         hint = " (it changes a workflow, for which GitHub wants a token with that right: the secret TEMPLATE_TOKEN)"
         raise RefusedError(f"The branch {name} cannot be pushed{hint if workflows else ''}: {error}.") from None
 
 
-def _open(project: Path, name: str, title: str, body: str) -> None:
+def opened(project: Path, name: str, title: str, body: str) -> None:
+    """Open a pull request for a pushed branch with gh; raises RefusedError where that cannot be done."""
     tool = shutil.which("gh")
     if tool is None:
         raise RefusedError(f"The branch {name} is pushed; gh is not on this machine, so open the pull request by hand.")
