@@ -28,6 +28,8 @@ from flight_delays.ops.log.compact import due
 from flight_delays.ops.log.truth import predictions, told
 from flight_delays.ops.release.contract import Output
 from flight_delays.ops.release.policy import Log
+from flight_delays.ops.retrain import autopilot
+from flight_delays.ops.retrain.autopilot import Pilot
 from flight_delays.ops.scorer import Packed
 from flight_delays.ops.serve import Answered
 
@@ -149,6 +151,18 @@ def test_what_is_replaced_goes_an_hour_later() -> None:
         compact.compact(Log())
         assert path.exists() is is_there
         assert len(read()) == 2
+
+
+def test_the_autopilot_compacts_what_is_due() -> None:
+    def pilot(*command: str) -> Pilot:
+        return Pilot((sys.executable, *command), dict, print)
+
+    closed(answer("r", 2))
+    broken = pilot("-c", "print('error: the disk is tired'); raise SystemExit(1)")
+    assert autopilot.compacted(broken) == "; warning: the log was not compacted (the disk is tired)"
+    assert autopilot.compacted(pilot("-m", "flight_delays.ops")) == ""
+    assert len([*PREDICTIONS.glob("*.parquet")]) == 1
+    assert autopilot.compacted(broken) == "", "nothing is due, so nothing is run"
 
 
 def test_small_files_of_a_day_become_one_and_those_of_two_days_two(monkeypatch: pytest.MonkeyPatch) -> None:
