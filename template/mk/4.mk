@@ -1,7 +1,7 @@
 # Level 4
 export ONCE FAULT ROWS URL SEED
 
-.PHONY: monitor compact freeze thaw selftest autopilot status simulate
+.PHONY: monitor compact freeze thaw selftest autopilot status rehearse simulate
 
 monitor: ## judge what an environment answered since the last look: make monitor ENV=prod; or FILE=scored.parquet
 	@$(OPS) monitor --file "$$FILE"
@@ -23,6 +23,9 @@ autopilot: ## look, decide, retrain and deploy through the gates, for as long as
 
 status: ## write reports/status.html: is it on, is it good, for whom is it bad, what changed, what waits for a decision
 	@$(OPS) status
+
+rehearse: ## live through your own past with the whole loop before it goes live: reports/rehearsal.html
+	@$(OPS) rehearse
 
 simulate: ## send a running service traffic with truth, and a fault in it: make simulate FAULT=concept (ROWS=1000, SEED=0)
 	@$(OPS) simulate --fault "$${FAULT:-none}" --rows "$${ROWS:-1000}" --url "$${URL:-http://127.0.0.1:8080}" --seed "$${SEED:-0}"

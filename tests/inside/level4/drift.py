@@ -24,6 +24,7 @@ from flight_delays.ops.monitor.cells import (
     Window,
     counted,
     counted_in,
+    sentence,
     summarise,
 )
 from flight_delays.ops.monitor.drift import (
@@ -32,9 +33,6 @@ from flight_delays.ops.monitor.drift import (
     judge,
     saddlepoint,
     weigh,
-)
-from flight_delays.ops.monitor.words import (
-    sentence,
 )
 from numpy.random import Generator
 from scipy.stats import binom, norm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,12 +19,16 @@ from .evaluate.metrics import METRICS
 from .guards import ROWS, Guard, Planted, Scene, UnsuitableError
 from .guards_3 import alone, released
 from .log.compact import compact
-from .monitor import Monitor, Record, Verdict, health, quality, scene
+from .monitor import Age, Aging, Monitor, Record, Verdict, health, quality, scene
 from .monitor.cells import summarise
+from .monitor.health import MEASURES
+from .release.build import SBOM
 from .release.policy import Log, Policy
 from .retrain import policy
 from .retrain.simulate import Caller
 from .scorer import Packed, Signature
+from .serve import Measure
+from .serve.metrics import BOUNDS
 from .serve.protocols import plain
 
 DAY, HALF, QUARTER = 86_400.0, ROWS // 2, ROWS // 4
@@ -74,7 +79,11 @@ def quiet(stage: Scene) -> Seen:
         edges=dict.fromkeys(by, ()),
     )
     clock = scene.Clock(0.0, 0.0, asked=0.0, answered=DAY, told=DAY, truths=ROWS, now=DAY + 60)
-    seen = Seen(Monitor(), Policy(), data, stage.model, model, promise, clock, known, parts[1], parts[0])
+    (model.folder / SBOM).write_text(json.dumps({"components": [{"name": "numpy", "version": np.__version__}]}))
+    calm = [0, 100, *[0] * (len(BOUNDS) - 1)]
+    measures = [Measure(ROWS + 60.0 * minute, "one", model.digest, calm, 200.0) for minute in range(MEASURES)]
+    about = (Monitor(), Policy(), data, stage.model, model, promise, clock, known, parts[1], parts[0])
+    seen = Seen(*about, measures, Aging([Age(0.5, 0.0, -0.1, 0.1)], lead=0.5))
     drawn, facts = seen.trial(known.known), METRICS[stage.model.metric]
     lead = float(facts.gain(drawn["model"], drawn["constant"])[0])
     return replace(seen, promise=replace(promise, lead=lead, leads=dict.fromkeys(_values(seen), lead)))
@@ -97,8 +106,8 @@ def _known(columns: Columns, packed: Packed, signature: Signature) -> scene.Rows
     rng, classes = np.random.default_rng(0), len(signature.classes)
     raw: Any
     if not classes:
-        truth = rng.normal(size=ROWS)
-        raw = truth + rng.normal(size=ROWS) / 2
+        raw = rng.normal(size=ROWS)
+        truth = raw + rng.normal(size=ROWS) / 2
     else:
         truth = rng.integers(0, classes, ROWS).astype(np.float64)
         said = np.where(rng.random(ROWS) < 0.8, truth, rng.integers(0, classes, ROWS)).astype(np.int64)
@@ -119,10 +128,6 @@ def _shuffled(seen: Seen, rows: Any) -> Seen:
     raw = seen.known.raw.copy()
     raw[rows] = raw[np.random.default_rng(0).permutation(rows)]
     return replace(seen, known=replace(seen.known, raw=raw))
-
-
-def _flipped(seen: Seen) -> Seen:
-    return _shuffled(seen, np.arange(ROWS))
 
 
 def _one_slice(seen: Seen) -> Seen:
@@ -190,6 +195,33 @@ def _silent(seen: Seen) -> Seen:
     return replace(seen, clock=replace(seen.clock, now=DAY + 3600 * hours))
 
 
+def _boastful(seen: Seen) -> Seen:
+    """Let answers say what does not happen."""
+    known = seen.known
+    raw = known.raw[:, ::-1] if known.raw.ndim == 2 else known.raw + np.float32(known.truth.std())
+    return replace(seen, known=replace(known, raw=np.ascontiguousarray(raw)))
+
+
+def _fared(**fault: Callable[[int, Measure], Any]) -> Change:
+    """Plant a fault in how a service fares, measure by measure."""
+
+    def changed(seen: Seen) -> Seen:
+        own = enumerate(seen.measures)
+        made = [replace(one, **{name: value(number, one) for name, value in fault.items()}) for number, one in own]
+        return replace(seen, measures=made)
+
+    return changed
+
+
+FLIPPED: Change = partial(_shuffled, rows=np.arange(ROWS))
+STUCK = _window(_stuck)
+SLOW = _fared(seconds=lambda _, one: one.seconds[::-1])
+HEAVY = _fared(memory_mb=lambda _, __: 4000.0)
+LEAKING = _fared(memory_mb=lambda number, _: 200.0 + 2 * number)
+OTHER = _fared(packages=lambda _, __: {"numpy": "0.1"})
+OLD: Change = partial(replace, aging=Aging([Age(0.5, 0.4, 0.3, 0.5)], lead=0.5))
+
+
 def _restrained(*names: str, **fault: Any) -> Callable[[Scene], Planted]:
     """Ask for a retraining when quality was lost, and ask the same with something that stands against it."""
 
@@ -216,6 +248,7 @@ def _begun(day: float) -> dict[str, Any]:
 
 
 FROST = {**_begun(1), "kind": "freeze", "who": "somebody", "why": "an audit"}
+STORM = {"now": 6 * DAY, "events": [_begun(day) for day in (1, 2, 3)]}
 
 
 def _compacted(stage: Scene) -> Planted:
@@ -242,30 +275,26 @@ def _strange(_: Scene) -> Planted:
 
 TABLE: tuple[Guard, ...] = (
     Guard("shifted column", "monitor", "inputs unlike those of training", _watch(health.data_drift, _shifted, "drift")),
-    Guard(
-        "stuck answers",
-        "monitor",
-        "answers unlike those of the release",
-        _watch(health.prediction_drift, _window(_stuck), "prediction drift"),
-    ),
-    Guard("flipped concept", "monitor", "answers that are wrong", _watch(quality.quality, _flipped, "quality")),
+    Guard("stuck answers", "monitor", "answers unlike the release's", _watch(health.prediction_drift, STUCK, "drift")),
+    Guard("flipped concept", "monitor", "answers that are wrong", _watch(quality.quality, FLIPPED, "quality")),
     Guard("one bad slice", "monitor", "answers that are wrong for some", _watch(quality.slices, _one_slice, "slices")),
     Guard("unfair answers", "monitor", "worse answers to one group", _watch(quality.bias, _one_slice, "bias")),
     Guard("another unit", "monitor", "features that differ", _watch(health.skew, _window(_hundredfold), "500 of 500")),
     Guard("no number", "monitor", "answers that are no numbers", _watch(health.numbers, _window(_holed), "50 of 500")),
-    Guard("one answer", "monitor", "the same answer to everybody", _watch(health.numbers, _window(_stuck), "the same")),
+    Guard("one answer", "monitor", "the same answer to everybody", _watch(health.numbers, STUCK, "the same")),
+    Guard("empty promises", "monitor", "odds that do not hold", _watch(quality.calibration, _boastful, "says")),
+    Guard("slow service", "monitor", "requests that take too long", _watch(health.latency, SLOW, "3200 of 3200")),
+    Guard("full memory", "monitor", "more memory than is allowed", _watch(health.memory, HEAVY, "4000 MB")),
+    Guard("leak", "monitor", "memory that keeps growing", _watch(health.memory, LEAKING, "grew by")),
+    Guard("other package", "monitor", "other packages than the release's", _watch(health.packages, OTHER, "numpy is")),
+    Guard("old model", "monitor", "a model older than its kind may get", _watch(health.staleness, OLD, "older")),
     Guard("cut log", "log", "a compacted file of the log that is not as it was written", _compacted),
     Guard("strange address", "retrain", "simulated traffic for another machine", _strange),
     Guard("stopped feed", "monitor", "silence", _watch(health.freshness, _silent, "25 hours ago")),
     Guard("frozen", "retrain", "a retraining while all is frozen", _restrained("an audit", frost=FROST)),
     Guard("stale data", "retrain", "a retraining on stale data", _restrained("the data are stale", stale=True)),
     Guard("too soon", "retrain", "a retraining within the cooldown", _restrained("cooldown", events=[_begun(1.5)])),
-    Guard(
-        "storm of alarms",
-        "retrain",
-        "more retrainings than the week allows",
-        _restrained("a_week", now=6 * DAY, events=[_begun(day) for day in (1, 2, 3)]),
-    ),
+    Guard("storm of alarms", "retrain", "more retrainings than the week allows", _restrained("a_week", **STORM)),
     Guard("few truths", "retrain", "a retraining on few rows", _restrained("least_rows", fresh=lambda: 10)),
     Guard("changed code", "retrain", "changed files", _restrained("features.py", changed=["features.py"])),
 )

@@ -191,9 +191,9 @@ def release(
 @app.command("serve")
 def serve(port: Port = "8080", host: Host = "127.0.0.1", environment: Environment = "") -> None:
     """Answer requests with what an environment uses, and follow it when it changes."""
-    from .log import Writer
+    from .log import Notes, Writer
     from .log.truth import told
     from .serve.fast import serve as answer
 
     policy = load(Policy)
-    answer(host, port, environment or "prod", policy, Writer(policy.log), told)
+    answer(host, port, environment or "prod", policy, Writer(policy.log), told, Notes(policy.log))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .config import Data, Model, load
+from .config import Case, Data, Model, load
 from .contract import Columns, ProjectError
 from .monitor import Monitor
 from .release.policy import Policy
@@ -94,20 +94,16 @@ def autopilot(
     once: Annotated[str, typer.Option(help="yes for a single round")] = "",
 ) -> None:
     """Look, decide, retrain and deploy through the gates, for as long as it runs."""
-    from .pipeline import bring
     from .retrain import seconds
     from .retrain.autopilot import Pilot
     from .retrain.autopilot import autopilot as fly
-    from .stages import gathered
 
     if once not in ("", "yes"):
         raise ProjectError(f"ONCE={once}: say ONCE=yes for a single round")
     load(Monitor)  # a typo is told before the first round
 
     def older() -> Columns:
-        data = load(Data)
-        bring(data, "")
-        return gathered(data, load(Model))
+        return _older(load(Data), load(Model))
 
     with suppress(KeyboardInterrupt):
         fly(seconds(every), bool(once), Pilot((sys.executable, "-m", f"{__package__}"), older, typer.echo))
@@ -125,6 +121,17 @@ def status(environment: Environment = "") -> None:
     typer.echo(f"wrote {write(found, load(Monitor).alerts.language)}")
 
 
+@app.command("rehearse")
+def rehearse() -> None:
+    """Live through the project's own past with the whole loop, before it goes live."""
+    from .retrain.past import World
+    from .retrain.rehearse import rehearse as live_through
+
+    data, model = load(Data), load(Model)
+    world = World(_older(data, model), data, load(Case), model, load(Policy), load(Monitor))
+    typer.echo(f"wrote {live_through(world, typer.echo)}")
+
+
 @app.command("simulate")
 def simulate(
     fault: Annotated[str, typer.Option(help="What goes wrong")] = "none",
@@ -140,3 +147,12 @@ def simulate(
     if not seed.isdecimal():
         raise ProjectError(f"SEED={seed}: should be a whole number from 0")
     send(fault, int(rows), url, int(seed), typer.echo)
+
+
+def _older(data: Data, model: Model) -> Columns:
+    """Collect the sources as they are now, and return their rows, checked."""
+    from .pipeline import bring
+    from .stages import gathered
+
+    bring(data, "")
+    return gathered(data, model)

@@ -23,9 +23,9 @@ import msgspec
 from ..config import UnfinishedError
 from ..contract import ProjectError
 from ..release.policy import Log
-from ..serve import Answered
+from ..serve import Answered, Measure
 
-PREDICTIONS, FEEDBACK = Path("logs/predictions"), Path("logs/feedback")
+PREDICTIONS, FEEDBACK, SERVICES = Path("logs/predictions"), Path("logs/feedback"), Path("logs/services")
 SEGMENT = re.compile(r"(\d{8}T\d{6})-(\w+)-(\d{6})\.(jsonl|parquet)")
 """When it was begun (UTC), by whom, which one of theirs it is, and whether it is lines or compacted."""
 REPLACES = b"replaces"
@@ -134,6 +134,29 @@ class Writer:
     def __call__(self, answered: Sequence[Answered]) -> None:
         """Log every row before anybody is answered; see `Segments.add`."""
         self._segments.add(self._encoder.encode_lines([line for rows in answered for line in lines(rows)]))
+
+
+class Notes:
+    """How services fared, minute by minute; called with each measure."""
+
+    def __init__(self, settings: Log, folder: Path = SERVICES) -> None:
+        """Prepare to write segments into `folder`."""
+        self._segments = Segments(settings, folder)
+
+    def __call__(self, measure: Measure) -> None:
+        """Log a measure; see `Segments.add`."""
+        self._segments.add(msgspec.json.Encoder().encode_lines([measure]))
+
+
+def noted(since: float, folder: Path = SERVICES) -> list[Measure]:
+    """Return the measures since a time, seconds since 1970, oldest first; what is no whole line is left out."""
+    found, decoder = list[Measure](), msgspec.json.Decoder(Measure)
+    for path in sorted(folder.glob("*.jsonl")):
+        if SEGMENT.fullmatch(path.name) and path.stat().st_mtime >= since:
+            for line in path.read_bytes().splitlines():
+                with suppress(msgspec.DecodeError):
+                    found.append(decoder.decode(line))
+    return sorted((one for one in found if one.time >= since), key=lambda one: one.time)
 
 
 def lines(rows: Answered) -> Iterator[Line]:

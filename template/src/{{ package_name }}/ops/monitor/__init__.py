@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
@@ -20,8 +20,21 @@ from ..contract import ProjectError
 RECORDS = Path("logs/monitor.jsonl")
 SERVER = re.compile(r"smtps?://([^@/\s]+@)?[^@/\s:]+(:\d{1,5})?")
 Signal: TypeAlias = Literal[
-    "data drift", "prediction drift", "quality", "slices", "bias", "freshness", "skew", "numbers"
+    "data drift",
+    "prediction drift",
+    "quality",
+    "slices",
+    "bias",
+    "calibration",
+    "freshness",
+    "staleness",
+    "skew",
+    "numbers",
+    "latency",
+    "memory",
+    "packages",
 ]
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
 State: TypeAlias = Literal["quiet", "suspected", "alarm", "unknown"]
 
 
@@ -69,6 +82,34 @@ class Record:
     verdicts: list[Verdict]
 
 
+@dataclass(frozen=True)
+class Age:
+    """What a model of an age lost, in the metric of config/model.yaml, beside a fresh one on the same rows."""
+
+    days: float
+    lost: float
+    low: float | None
+    """It surely lost as much, and at most `high` (in 95 of 100 samples); None where that is not known."""
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Aging:
+    """What a rehearsal found; a part of reports/rehearsal.json."""
+
+    ages: list[Age]
+    lead: float
+    """Of a model over a constant answer."""
+
+    def much(self, margin: float) -> float:
+        """Return how much may be lost."""
+        return margin * max(self.lead, 0.0)
+
+    def limit(self, margin: float) -> Age | None:
+        """Return the least age at which a model surely lost more than the margin of its lead; None if it never did."""
+        return next((age for age in self.ages if age.low is not None and age.low > self.much(margin)), None)
+
+
 class Quality(Settings):
     """Of `quality`."""
 
@@ -80,6 +121,12 @@ class Bias(Settings):
 
     gap: float = Field(default=0.1, gt=0)
     rows: int = Field(default=200, ge=30)
+
+
+class Calibration(Settings):
+    """Of `calibration`."""
+
+    gap: float = Field(default=0.1, gt=0)
 
 
 class Freshness(Settings):
@@ -133,6 +180,7 @@ class Monitor(Settings):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     quality: Quality = Quality()
     bias: Bias = Bias()
+    calibration: Calibration = Calibration()
     freshness: Freshness = Freshness()
     retrain: Retrain = Retrain()
     alerts: Alerts = Alerts()

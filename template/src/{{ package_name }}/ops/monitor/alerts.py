@@ -46,7 +46,12 @@ FRENCH: dict[Signal, str] = {
     "quality": "qualité",
     "slices": "qualité par segment",
     "bias": "équité entre groupes",
+    "calibration": "calibration",
     "freshness": "fraîcheur",
+    "staleness": "vieillissement",
+    "latency": "temps de réponse",
+    "memory": "mémoire",
+    "packages": "bibliothèques",
     "skew": "écart entre entraînement et service",
     "numbers": "nombres",
 }

@@ -23,8 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtrc, ndtr, ndtri
 from scipy.stats import hypergeom
 
-from .cells import Cells, Reference, Window
-from .words import Aspect, Finding, Floats, State, sentence
+from .cells import Aspect, Cells, Finding, Floats, Reference, State, Window, sentence
 
 Truths: TypeAlias = NDArray[np.bool_]
 

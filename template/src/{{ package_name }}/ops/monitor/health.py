@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import distributions
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
 from ..contract import Columns
+from ..evaluate.metrics import number
+from ..release.build import SBOM
 from ..scorer import Signature
+from ..serve import Measure
+from ..serve.metrics import BOUNDS
 from . import Signal, State, Verdict
-from .cells import Reference, Window, counted
+from .cells import Finding, Reference, Window, counted
 from .drift import judge
 from .scene import Promise, Rows, Scene, answers
-from .words import Finding
 
 STATES: dict[str, State] = {"quiet": "quiet", "suspected": "suspected", "drift": "alarm"}
 SEVERITY = tuple(STATES)
 HOUR, DAY = 3600, 86_400
+REHEARSED = Path("reports/rehearsal.json")
+"""Where `make rehearse` says how fast a model ages."""
 SUM = 1e-3
 """How far probabilities may be from a sum of 1."""
+SLOW, REQUESTS = 0.01, 200
+"""Share of the requests that may take longer than `p99_ms` of config/policy.yaml, and how many a verdict takes."""
+MEASURES, LEAK = 32, 0.1
+"""Measures of a process that tell a leak, and how much it has to rise, as a share."""
 Counts: TypeAlias = Callable[[Reference], tuple[Window | None, Window]]
 """Counts the window before, if there is one, and the window into the cells of a reference."""
 
@@ -113,6 +126,87 @@ def freshness(scene: Scene) -> Iterator[Verdict]:
         what = "No truth was told; the first answer was given" if clock.told is None else "The last truth was told"
         yield _aged("truth", what, clock.now - (clock.told or clock.asked), limits.truth_days * DAY)
     yield _aged("model", "The model was made", clock.now - clock.made, limits.model_days * DAY)
+
+
+def staleness(scene: Scene) -> Iterator[Verdict]:
+    """Compare the model's age with what age costs, as the last rehearsal measured it; nothing without one."""
+    if scene.aging is None or not scene.aging.ages:
+        return
+    margin, age = scene.settings.quality.margin, (scene.clock.now - scene.clock.made) / DAY
+    most, limit, last = number(scene.aging.much(margin), 0), scene.aging.limit(margin), scene.aging.ages[-1].days
+    if limit is not None:
+        state: State = "alarm" if age > limit.days else "quiet"
+        told = f"a rehearsed one had surely lost more than may be lost ({most}) when it was {limit.days:.0f} days older"
+    else:
+        state = "unknown" if age > last else "quiet"
+        told = f"up to {last:.0f} days, the most that was rehearsed, none surely lost more than may be lost ({most})"
+    told = f"The model is {_span(age * DAY)} old; {told}."
+    yield Verdict("staleness", "model", state, age, limit.days if limit else last, told)
+
+
+def latency(scene: Scene) -> Iterator[Verdict]:
+    """Count the requests of the window's time that took longer than config/policy.yaml allows one in a hundred."""
+    from scipy.stats import beta
+
+    if scene.rows is None:
+        return
+    place = min(bisect_left(BOUNDS, scene.policy.service.p99_ms / 1000), len(BOUNDS) - 1)
+    lately = [one.seconds for one in _own(scene) if one.time >= scene.rows.keys[0][0]]
+    total, slow = (sum(sum(seconds[start:]) for seconds in lately) for start in (0, place + 1))
+    if total < REQUESTS:
+        return
+    low = float(beta.ppf(1 - scene.settings.confidence, slow, total - slow + 1)) if slow else 0.0
+    high = float(beta.ppf(scene.settings.confidence, slow + 1, total - slow)) if slow < total else 1.0
+    told = f"{slow} of {total} requests took longer than {1000 * BOUNDS[place]:g} ms; surely at most 1 in 100 may."
+    yield Verdict("latency", "requests", "alarm" if low > SLOW else "quiet", slow / total, SLOW, told, low, high)
+
+
+def memory(scene: Scene) -> Iterator[Verdict]:
+    """Look at what the newest service holds, and whether that keeps growing after it has warmed up."""
+    from scipy.stats import theilslopes
+
+    own = [one for one in _own(scene) if one.memory_mb is not None]
+    held = np.array([one.memory_mb for one in own if one.service == own[-1].service], dtype=np.float64)
+    if not len(held):
+        return
+    most = scene.policy.service.memory_mb
+    told = f"The service holds {held[-1]:.0f} MB; at most {most:g} MB is wanted."
+    yield Verdict("memory", "level", "alarm" if held[-1] > most else "quiet", float(held[-1]), most, told)
+    if len(held) < MEASURES:
+        return
+    parts = np.array([part.mean() for part in np.array_split(held[len(held) // 4 :], MEASURES * 3 // 4)])
+    slope, _, low, _ = theilslopes(parts, alpha=1 - (1 - scene.settings.confidence) / 50)
+    rise = float(slope) * (len(parts) - 1) / parts[0]
+    state: State = "alarm" if low > 0 and rise > LEAK else "quiet"
+    told = f"What the service holds grew by {max(100 * rise, 0):.0f} % in its last {3 * len(held) // 4} measures"
+    yield Verdict("memory", "growth", state, rise, LEAK, f"{told}; at most {100 * LEAK:g} % is wanted.")
+
+
+def packages(scene: Scene) -> Iterator[Verdict]:
+    """Compare what is installed where the service runs, or else here, with the parts list of the release."""
+    path = scene.bundle.folder / SBOM
+    if not path.is_file():
+        return
+    listed = {_plain(part["name"]): part.get("version") for part in json.loads(path.read_bytes())["components"]}
+    said = next((one.packages for one in reversed(scene.measures) if one.packages is not None), None)
+    here = said or {package.name: package.version for package in distributions()}
+    found = {_plain(name): version for name, version in here.items()}
+    both = sorted(listed.keys() & found.keys())  # others are for another system
+    others = [name for name in both if listed[name] != found[name]]
+    if not others:
+        told = f"{len(both)} packages have the versions of the release's parts list."
+        yield Verdict("packages", "versions", "quiet", 0.0, 0.0, told)
+    for name in others:
+        told = f"{name} is {found[name]} where the service runs, {listed[name]} in the release's parts list."
+        yield Verdict("packages", name, "alarm", 1.0, 0.0, told)
+
+
+def _own(scene: Scene) -> list[Measure]:
+    return [one for one in scene.measures if one.digest == scene.bundle.digest]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
 
 
 def _aged(subject: str, what: str, age: float, limit: float) -> Verdict:

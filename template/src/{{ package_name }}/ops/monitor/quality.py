@@ -7,12 +7,15 @@ that a month in which everything is harder does not look like a model that got w
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluate.compare import sure
 from ..evaluate.metrics import METRICS, Floats, number
+from ..evaluate.metrics import calibration as tenths
 from . import Signal, State, Verdict
 from .scene import Scene, groups
 
@@ -63,6 +66,33 @@ def bias(scene: Scene) -> Iterator[Verdict]:
         state: State = "alarm" if gap.low > settings.bias.gap else "quiet"
         limit = f"a group may surely be worse by at most {settings.bias.gap:g}{far}"
         yield Verdict("bias", name, state, gap.value, settings.bias.gap, f"{told}; {limit}.")
+
+
+def calibration(scene: Scene) -> Iterator[Verdict]:
+    """Say whether what is predicted is what happens, in tenths of the rows by what is predicted."""
+    known = scene.known.part(max(len(scene.known) - SPANS[-1] * scene.settings.window, 0), len(scene.known))
+    count, gap, classes = len(known), scene.settings.calibration.gap, scene.bundle.scorer.signature.classes
+    if count < LEAST:
+        told = f"The truth of {count} answers is known, a verdict takes {LEAST}."
+        yield Verdict("calibration", "all answers", "unknown", None, gap, told)
+        return
+    target = known.truth.astype(np.int64) if classes else known.truth
+    scale = 1.0 if classes else max(float(target.std()), float(np.finfo(np.float64).tiny))
+    bins = tenths(known.raw, target, scene.model.seed)
+    reach = NormalDist().inv_cdf(1 - (1 - scene.settings.confidence) / 2 / len(bins)) / NormalDist().inv_cdf(0.975) / 2
+    errors = [reach * (part.observed.high - part.observed.low) for part in bins]
+    apart = [abs(part.observed.value - part.predicted) for part in bins]
+    place = int(np.argmax(np.array(apart) - np.array(errors)))
+    part, facts = bins[place], METRICS["accuracy" if classes else "mae"]
+    said, true = (
+        facts.write(replace(part.observed, value=value), scene.bundle.scorer.signature.unit, span=False)
+        for value in (part.predicted, part.observed.value)
+    )
+    state: State = "alarm" if apart[place] - errors[place] > gap * scale else "quiet"
+    most = facts.gains.write(replace(part.observed, value=gap * scale), scene.bundle.scorer.signature.unit, span=False)
+    told = f"Where it says {said}, {true} is what happens, in {part.rows} answers; surely at most {most} is wanted."
+    low, high = ((apart[place] + side * errors[place]) / scale for side in (-1, 1))
+    yield Verdict("calibration", "all answers", state, apart[place] / scale, gap, told, low, high)
 
 
 def _lost(signal: Signal, subject: str, scene: Scene, rows: Part, lead: float, looks: int) -> Verdict:

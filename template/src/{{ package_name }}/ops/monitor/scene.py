@@ -28,7 +28,8 @@ from ..release.bundle import Bundle
 from ..release.evidence import Trial, answered, tried
 from ..release.policy import Policy
 from ..scorer import Packed, Signature
-from . import Monitor
+from ..serve import Measure
+from . import Aging, Monitor
 from .cells import Reference, summarise
 
 KEPT = Path("outputs/monitor")
@@ -139,6 +140,10 @@ class Scene:
     """The window; None between two windows."""
     before: Rows | None = None
     """The window before."""
+    measures: Sequence[Measure] = ()
+    """How services fared lately, oldest first."""
+    aging: Aging | None = None
+    """How fast the model ages; None as long as nobody rehearsed."""
 
     def trial(self, rows: NDArray[np.bool_]) -> dict[str, Floats]:
         """Return the metric on some of the known rows, of the model and of a constant answer, as `resampled` does."""
@@ -210,15 +215,17 @@ def promise(bundle: Bundle, data: Data, model: Model) -> Promise:
         kept = kind.validate_json(path.read_bytes())
         if (kept.metric, kept.by) == (model.metric, by):
             return kept
-    made = _promised(bundle, model, by)
+    trial, learned = tried(bundle, None, model, 1), to_columns(pq.read_table(bundle.folder / "reference.parquet"))
+    made = promised(trial, bundle.scorer.signature, learned, answered(bundle, learned, bundle.scorer.signature), by)
     with atomic(path) as file:
         file.write_bytes(kind.dump_json(made))
     return made
 
 
-def _promised(bundle: Bundle, model: Model, by: tuple[str, ...]) -> Promise:
-    signature, trial = bundle.scorer.signature, tried(bundle, None, model, 1)
-    learned = to_columns(pq.read_table(bundle.folder / "reference.parquet"))
+def promised(
+    trial: Trial, signature: Signature, learned: Columns, said: NDArray[np.float32], by: tuple[str, ...]
+) -> Promise:
+    """Return what a model promised: by the rows that tested it, and by what it said of rows that it learned from."""
     columns = {one.name: learned[one.name] for one in signature.inputs}
     edges = {name: _edges(columns[name]) for name in by}
     everything = np.ones(len(trial.target), dtype=bool)
@@ -229,10 +236,10 @@ def _promised(bundle: Bundle, model: Model, by: tuple[str, ...]) -> Promise:
         if rows.sum() >= SLICE_ROWS
     }
     return Promise(
-        metric=model.metric,
+        metric=trial.model.metric,
         by=by,
         inputs=summarise(columns),
-        learned=summarise(answers(answered(bundle, columns, signature), signature)),
+        learned=summarise(answers(said, signature)),
         tested=summarise(answers(trial.candidate, signature)),
         constant=np.atleast_1d(np.asarray(trial.constant[0], dtype=np.float64)).tolist(),
         lead=_lead(trial, everything),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -17,15 +18,16 @@ from typing import Literal
 import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from ..config import Data, Model, first_line, load
 from ..contract import ProjectError
-from ..log import PREDICTIONS, whole
+from ..log import PREDICTIONS, noted, whole
 from ..register.events import add, locked
 from ..release.ledger import MOVES, Entry
 from ..release.policy import Policy
 from ..release.store import opened
-from . import RECORDS, Monitor, Record, Signal, Verdict, dump, health, quality, read
+from . import RECORDS, Aging, Monitor, Record, Signal, Verdict, dump, health, quality, read
 from .cells import Reference, Window, counted_in
 from .drift import LEAST_ROWS
 from .quality import HISTORY, LEAST
@@ -35,6 +37,8 @@ FILES = "files"
 """In place of an environment, in the records of scored files."""
 SETTLE = 1.0
 """Seconds after which an answer surely is in the log, whoever gave it: the log is judged in the order of time."""
+LATELY = 3 * 86_400.0
+"""Seconds in which it is looked at how services fared."""
 MOST = HISTORY
 """Windows that are read at once."""
 
@@ -52,10 +56,15 @@ WATCHES: tuple[Watch, ...] = (
     Watch("quality", quality.quality, "truth"),
     Watch("slices", quality.slices, "last"),
     Watch("bias", quality.bias, "last"),
+    Watch("calibration", quality.calibration, "truth"),
     Watch("data drift", health.data_drift, "answers"),
     Watch("prediction drift", health.prediction_drift, "answers"),
     Watch("skew", health.skew, "answers"),
     Watch("numbers", health.numbers, "answers"),
+    Watch("latency", health.latency, "answers"),
+    Watch("memory", health.memory, "clock"),
+    Watch("packages", health.packages, "clock"),
+    Watch("staleness", health.staleness, "clock"),
     Watch("freshness", health.freshness, "clock"),
 )
 
@@ -73,6 +82,7 @@ def look(environment: str, settings: Monitor, policy: Policy, now: float) -> lis
         made, deployed = _times(store.entries(), environment, bundle.digest)
         clock = _clock(log, made, deployed, now)
         scene = Scene(settings, policy, data, model, bundle, promise(bundle, data, model), clock, nothing(bundle))
+        scene = replace(scene, measures=noted(now - LATELY), aging=_aging())
         return list(_looked(scene, environment, log))
 
 
@@ -146,8 +156,11 @@ def _looked(scene: Scene, environment: str, log: ibis.Table | None) -> Iterator[
         known = _known(scene, log, None, HISTORY * scene.settings.window)
         watches = [watch for watch in WATCHES if watch.waits_for != "answers"]
         yield _written(replace(scene, known=known), environment, number, watches)
-    elif _alarms(health.freshness(scene)) != _alarms(own[-1].verdicts if own else ()):
-        yield _written(scene, environment, number, [watch for watch in WATCHES if watch.waits_for == "clock"])
+        return
+    watches = [watch for watch in WATCHES if watch.waits_for == "clock"]
+    said = [verdict for watch in watches for verdict in watch.look(scene)]
+    if _alarms(said) != _alarms(own[-1].verdicts if own else ()):
+        yield _written(scene, environment, number, watches)
 
 
 def _windows(scene: Scene, log: ibis.Table | None, last: Record | None) -> Iterator[tuple[Scene, bool]]:
@@ -185,9 +198,16 @@ def _known(scene: Scene, log: ibis.Table, until: Key | None, most: int) -> Rows:
 
 
 def _written(scene: Scene, environment: str, number: int, watches: Iterable[Watch]) -> Record:
+    record = judged(scene, environment, number, watches)
+    add(RECORDS, dump(record))
+    return record
+
+
+def judged(scene: Scene, environment: str, number: int, watches: Iterable[Watch]) -> Record:
+    """Return what some monitors say of a window, or of what changes between two windows."""
     rows = scene.rows or nothing(scene.bundle)
     (begin, first), (end, last) = (rows.keys[0], rows.keys[-1]) if len(rows) else ((scene.clock.now, ""),) * 2
-    record = Record(
+    return Record(
         window=number,
         environment=environment,
         first=first,
@@ -202,13 +222,19 @@ def _written(scene: Scene, environment: str, number: int, watches: Iterable[Watc
         looked=scene.clock.now,
         verdicts=[verdict for watch in watches for verdict in watch.look(scene)],
     )
-    add(RECORDS, dump(record))
-    return record
 
 
-def _alarms(verdicts: Iterable[Verdict]) -> set[str]:
-    """Return what is too old."""
-    return {verdict.subject for verdict in verdicts if (verdict.signal, verdict.state) == ("freshness", "alarm")}
+def _alarms(verdicts: Iterable[Verdict]) -> set[tuple[Signal, str]]:
+    """Return what alarms by time alone."""
+    timed = {watch.signal for watch in WATCHES if watch.waits_for == "clock"}
+    return {(one.signal, one.subject) for one in verdicts if one.state == "alarm" and one.signal in timed}
+
+
+def _aging() -> Aging | None:
+    """Read what the last rehearsal found; None where there is none, or another version of the template wrote it."""
+    with suppress(OSError, ValidationError):
+        return TypeAdapter(Aging).validate_json(health.REHEARSED.read_bytes())
+    return None
 
 
 def _clock(log: ibis.Table | None, made: float, deployed: float, now: float) -> Clock:

@@ -1,16 +1,19 @@
 """The decision to retrain: a pure function of what the monitors said, of what was done before, and of the time.
 
-It answers with a sentence either way. Only an alarm is a cause; what is merely suspected is none.
+It answers with a sentence either way. Only an alarm is a cause; what is merely suspected is none. What a policy would
+have done in a past is found by asking it again at the end of each window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, Protocol, TypeAlias
 
-from ..monitor import Record, Retrain, Signal, Verdict
+from ..evaluate.metrics import Interval
+from ..monitor import Monitor, Record, Retrain, Signal, Verdict
 
 DAY, HOUR = 86_400.0, 3600.0
 Event: TypeAlias = Mapping[str, Any]
@@ -203,3 +206,77 @@ def _time(event: Event) -> float:
 
 def _day(time: float) -> str:
     return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """One retraining in a past."""
+
+    window: int
+    """The window, from 0, after which it began."""
+    cause: Cause
+    told: str
+    """The rows that it learned from, in words."""
+    refused: tuple[str, ...]
+    """The gates that refused it."""
+    gain: Interval | None = None
+    """What its model gained over the one before, on the rows until the next one took over; None without such rows."""
+    rows: int = 0
+
+    @property
+    def helped(self) -> bool:
+        """Whether it surely gained something; else it was a false alarm."""
+        return self.gain is not None and self.gain.low > 0
+
+
+@dataclass
+class Course:
+    """What a policy would have done in a past."""
+
+    settings: Monitor
+    live: list[str] = field(default_factory=list)
+    """Digest of the model that answered each window."""
+    retrainings: list[Retraining] = field(default_factory=list)
+    held: int = 0
+    """Windows in which a cause led to nothing because of cooldown or budget."""
+
+
+class Past(Protocol):
+    """Windows that were answered, and what could be learned from them."""
+
+    windows: int
+    size: int
+    """Rows of a window; the truth of each is known at its end."""
+    first: str
+    """Digest of the model that was there before."""
+
+    def judged(self, course: Course, version: int) -> Record:
+        """Return what the monitors say of the last window."""
+
+    def learned(self, course: Course, cause: Cause) -> tuple[str, str, tuple[str, ...]]:
+        """Return the digest of a new model, what it learned from, and the gates that refuse it."""
+
+
+def replay(past: Past, settings: Monitor, say: Callable[[str], None]) -> Course:
+    """Ask a policy at the end of every window of a past, and do what it says."""
+    course, records, events = Course(settings), list[Record](), list[dict[str, Any]]()
+    live, version, begun = past.first, 1, -1
+    for window in range(past.windows):
+        course.live.append(live)
+        records.append(past.judged(course, version))
+        now, fresh = records[-1].end, partial(int, (window - begun) * past.size)
+        decision = decide(Situation(records, events, live, fresh, [], now), settings.retrain)
+        course.held += decision.reason in ("cooldown", "budget")
+        if decision.cause is None or not decision.act:
+            continue
+        begun, cause = window, decision.cause
+        digest, told, refused = past.learned(course, cause)
+        about = {"attempt": f"{window}", "time": datetime.fromtimestamp(now, UTC).isoformat()}
+        events.append({**about, "outcome": "begun", "signal": cause.signal, "subjects": cause.subjects})
+        if not refused:
+            live, version = digest, version + 1
+        events.append({**about, "outcome": "refused" if refused else "deployed", "version": version})
+        course.retrainings.append(Retraining(window, cause, told, refused))
+        end = f"refused by {', '.join(refused)}" if refused else f"version {version}"
+        say(f"window {window + 1} of {past.windows}: {cause.signal}, {end}")
+    return course

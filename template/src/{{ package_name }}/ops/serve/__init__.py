@@ -41,3 +41,21 @@ class Answered:
     """As `Scorer.run` gives it."""
     predictions: list[Any]
     """As `Scorer.answers` gives it."""
+
+
+@dataclass(slots=True)
+class Measure:
+    """How a service fared since its last measure."""
+
+    time: float
+    """Seconds since 1970, UTC."""
+    service: str
+    """One process, from its start to its end."""
+    digest: str
+    """Of the champion's bundle."""
+    seconds: list[int]
+    """Scored requests by the time that they took: up to each of `metrics.BOUNDS`, and longer."""
+    memory_mb: float | None
+    """What the process holds; None where the system does not tell."""
+    packages: dict[str, str] | None = None
+    """What is installed, with its versions; told once by each process."""

@@ -7,7 +7,6 @@ takes long is scored in a thread. Whatever is odd is answered alone, the exact w
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import time
 from collections.abc import Callable, MutableMapping, Sequence
@@ -29,7 +28,7 @@ from ..scorer import Packed
 from . import Answered, v2
 from .app import READERS, announce, listening, read_json
 from .guard import Door, Gone, Pairs, Receive, Refusal, tell, told_of, wanted_key
-from .live import QUEUE, Asked, Live, Model, Only, Reply, Shadows, Taken, give_back
+from .live import QUEUE, Asked, Live, Model, Note, Only, Reply, Shadows, Taken, give_back
 from .metrics import Counts, Pages, Told
 from .protocols import READ, Columns, plain
 from .wire import CLOSE, ROUTE, Turn, run
@@ -282,7 +281,9 @@ class Service:
         self._recorded([said])
 
 
-def serve(host: str, port: str, environment: str, policy: Policy, record: Record, told: Told) -> None:
+def serve(
+    host: str, port: str, environment: str, policy: Policy, record: Record, told: Told, note: Note = bool
+) -> None:
     """Answer requests with what an environment uses until SIGTERM or Ctrl-C, and return once the last one is answered.
 
     Raises ProjectError for a port that cannot be had, a key that is missing, or an environment that cannot be served.
@@ -293,7 +294,6 @@ def serve(host: str, port: str, environment: str, policy: Policy, record: Record
         live = Only(store, digest, counts) if digest else Live(store, environment, counts, tell)
         service = Service(live, policy, record, told, door)
         give_back()
-        gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
-        live.follow()
+        live.follow(note)
         run(service, listener, door, partial(announce, live.state.champion.bundle.contract.name, listener, host))
         live.stop()

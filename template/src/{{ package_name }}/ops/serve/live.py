@@ -12,20 +12,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import UnfinishedError, first_line
-from ..contract import Columns
+from ..contract import Columns, ProjectError
 from ..features import from_request
 from ..release.bundle import FIXTURE, Bundle
 from ..release.experiment import variant
 from ..release.ledger import Pointer
 from ..release.store import Store
 from ..scorer import Packed
-from . import Answered, Variant
+from . import Answered, Measure, Variant
 from .app import answered
 from .guard import Pairs, tell, told_of
 from .metrics import Counts
@@ -33,6 +34,9 @@ from .protocols import Quick, Read, Reader, Replies
 from .wire import ROUTE, Turn
 
 Reply: TypeAlias = tuple[Answered, bytes]
+Note: TypeAlias = Callable[[Measure], object]
+MINUTE = 60.0
+"""Seconds between two measures of how the service fares."""
 POLL = 0.2
 """Seconds between two looks at the pointer."""
 QUEUE = 32
@@ -227,13 +231,23 @@ class Live:
         seconds = round(time.monotonic() - started, 3)
         self._tell("swapped", environment=self.environment, previous=old.champion.digest, seconds=seconds, **facts)
 
-    def follow(self) -> None:
-        """Look at the pointer five times a second, in a thread of its own, until `stop`."""
-        threading.Thread(target=self._follow, name="follow", daemon=True).start()
+    def follow(self, note: Note) -> None:
+        """Look at the pointer five times a second, in a thread of its own, until `stop`; note how it fares."""
+        packages = {package.name: package.version for package in distributions()}
+        gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
+        threading.Thread(target=self._follow, args=(note, packages), name="follow", daemon=True).start()
 
-    def _follow(self) -> None:
+    def _follow(self, note: Note, packages: dict[str, str] | None) -> None:
+        due = 0.0
         while not self._over.wait(POLL):
             self.look()
+            if time.monotonic() >= due:
+                due = time.monotonic() + MINUTE
+                try:
+                    note(self.counts.measure(self.state.champion.digest, packages))
+                    packages = None
+                except ProjectError as error:
+                    self._tell("unnoted", reason=first_line(error))
 
     def stop(self) -> None:
         """Follow no more."""
@@ -248,8 +262,9 @@ class Only:
         self.environment, self.counts = "", counts
         self.state = State(Model(store.bundle(digest)))
 
-    def follow(self) -> None:
-        """Nothing moves."""
+    def follow(self, _: Note) -> None:
+        """Nothing moves, and nobody asks later how it fared."""
+        gc.freeze()
 
     def stop(self) -> None:
         """Nothing moves."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -19,7 +23,7 @@ from ... import __version__
 from ..contract import ProjectError
 from ..release.bundle import MODEL, Bundle
 from ..release.contract import Output
-from . import v2, watched
+from . import Measure, v2, watched
 from .app import SENTENCE
 from .guard import Door, Receive, Refusal
 from .page import page
@@ -54,11 +58,19 @@ class Counts:
         self.events: Counter[str] = Counter()
         self._seconds = [0] * (len(BOUNDS) + 1)
         self._sum = 0.0
+        self._told, self._service = list(self._seconds), token_hex(6)
 
     def took(self, seconds: float) -> None:
         """Count the time of one scored request."""
         self._seconds[bisect_left(BOUNDS, seconds)] += 1
         self._sum += seconds
+
+    def measure(self, digest: str, packages: dict[str, str] | None) -> Measure:
+        """Return how the service fared since this was asked last."""
+        seconds = list(self._seconds)
+        new = [now - before for now, before in zip(seconds, self._told, strict=True)]
+        self._told = seconds
+        return Measure(time.time(), self._service, digest, new, resident(), packages)
 
     def buckets(self) -> tuple[list[tuple[str, float]], float]:
         """Return how many requests took at most each of BOUNDS, and the sum of all seconds."""
@@ -67,6 +79,15 @@ class Counts:
             total += count
             found.append((bound, float(total)))
         return found, self._sum
+
+
+def resident() -> float | None:
+    """Return the memory that this process holds, in MB; None where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class _Collector(Collector):

@@ -13,15 +13,15 @@ from pathlib import Path
 from ..evaluate.metrics import METRICS, Interval
 from ..evaluate.plots import Row, interval_rows, section, table
 from ..files import atomic
-from ..monitor import Verdict
+from ..monitor import SIGNALS, Verdict
 from .drawn import LANGUAGES, SYMBOLS, Words, bars, document, first, localised, series
 from .facts import PAGE, SEVERITY, Facts, whole
 from .happened import Happening
 
 SHOWN, LATEST = 12, 60
 """Lines of a list, and points of a plot, at most."""
-UNUSUAL = ("data drift", "prediction drift", "skew", "numbers", "freshness")
 GROUPS = ("slices", "bias")
+UNUSUAL = [signal for signal in SIGNALS if signal not in ("quality", *GROUPS)]
 
 
 def write(facts: Facts, language: str) -> Path:

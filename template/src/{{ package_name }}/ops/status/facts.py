@@ -25,7 +25,7 @@ from ..release.store import opened
 from .happened import Happening, approvals, event_of, experiment, happened, held_back, name_of, time_of
 
 PAGE = Path("reports/status.html")
-LINKED = ("report.html", "card.html", "costs.html", "rehearsal.html", "../docs/operating.md", "../docs/using.md")
+LINKED = ("report.html", "card.html", "costs.html", "rehearsal.html", "../docs/using.md")
 """What the page leads to where it is there, as seen from its own folder."""
 SEVERITY: tuple[State, ...] = ("alarm", "suspected", "unknown", "quiet")
 HOUR = 3600.0
