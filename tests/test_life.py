@@ -74,7 +74,7 @@ def test_set_up_starts_the_history(lived: Lived, level: int, task: str) -> None:
     assert (project / "models" / "model.onnx").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(("level", "task"), [(1, "regression"), (3, "classification"), *LEFT])
+@pytest.mark.parametrize(("level", "task"), [(1, "regression"), (3, "classification"), (4, "regression"), *LEFT])
 def test_check_passes_and_leaves_nothing(lived: Lived, level: int, task: str) -> None:
     project = lived(level, task)
     commit(project, "Set up")

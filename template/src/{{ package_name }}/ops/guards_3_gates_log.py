@@ -116,7 +116,8 @@ def _parity(scene: Scene, faulty: bool) -> gates.Result:
     model = release.store.bundle(release.digest)
     rows = json.loads((model.folder / bundle.FIXTURE).read_bytes())["dataframe_records"]
     packed = model.prepare(from_records(rows, model.scorer.signature.inputs))
-    log = evidence.Logged(release.digest, rows, packed, model.scorer.run(packed) + np.float32(faulty) / 100)
+    raw = model.scorer.run(packed)
+    log = evidence.Logged(release.digest, rows, packed, raw + faulty * (1 + np.abs(raw)) / 100)
     return gates.parity(model, scene.rows, [log], [evidence.again(model, log, 1e-5)], Policy())
 
 
@@ -182,7 +183,7 @@ def _other_answer(scene: Scene) -> Planted:
     )
     row = msgspec.to_builtins(line) | {"inputs": msgspec.json.encode(asked[0]), "prediction": f"{said[0]}"}
     shares = row["probabilities"]
-    altered = {"probabilities": shares[::-1]} if shares else {"prediction": f"{said[0] + 1}"}
+    altered = {"probabilities": shares[::-1]} if shares else {"prediction": f"{said[0] + 1 + abs(said[0])}"}
     replay = partial(trace.again, model, tolerance=1e-5)
     return Planted(partial(replay, row), partial(replay, row | altered), ("guard-1", "the answer is"))
 
