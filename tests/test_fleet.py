@@ -284,8 +284,18 @@ def test_answer_of_birth_is_left_alone(member: Make, tmp_path: Path) -> None:
     (outcome,) = fleet.update(
         found([str(tmp_path / "team")]), Team(version=1, locked={"task": "regression"}), workers=1
     )
-    assert (outcome.state, "task" in outcome.said) == ("failed", True)
+    assert (outcome.state, "was fixed when the project was born" in outcome.said) == ("left", True)
     assert branches(folder) == []
+
+
+def test_uncommitted_work_is_left_alone(member: Make, tmp_path: Path) -> None:
+    folder = member("plain")
+    (folder / "Makefile").write_text("mine\n")
+    (outcome,) = fleet.update(found([str(tmp_path / "team")]), TEAM, workers=1)
+    assert (outcome.state, "has uncommitted work in Makefile" in outcome.said) == ("left", True)
+    assert ((folder / "Makefile").read_text(), branches(folder)) == ("mine\n", [])
+    git(folder, "restore", "Makefile")
+    assert states(tmp_path / "team") == {"plain": "branch"}, "it was not remembered"
 
 
 def test_addresses_and_lists(member: Make, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import freshen
 import pytest
@@ -30,7 +29,9 @@ RELEASES = {
 class Index(SimpleHTTPRequestHandler):
     """A package index that tells when a file was uploaded, as uv wants to know."""
 
-    extensions_map: ClassVar = {"": "application/vnd.pypi.simple.v1+json", ".whl": "application/octet-stream"}
+    def guess_type(self, path: object) -> str:
+        """Return what a page or a wheel is."""
+        return "application/octet-stream" if str(path).endswith(".whl") else "application/vnd.pypi.simple.v1+json"
 
     def log_message(self, format: str, *_: object) -> None:  # noqa: A002
         """Say nothing."""
@@ -55,7 +56,6 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             files.append({"filename": wheel.name, "url": url, "hashes": {}, "upload-time": f"{day}T00:00:00Z"})
         page = {"meta": {"api-version": "1.1"}, "name": name, "files": files}
         (folder / "simple" / name / "index.html").write_text(json.dumps(page))
-    Index.extensions_map[".html"] = Index.extensions_map[""]
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Index, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/simple"

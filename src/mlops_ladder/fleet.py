@@ -43,7 +43,7 @@ class Outcome:
     name: str
     folder: str
     state: str
-    """branch (there is one to look at), current, left (a person must decide), failed, or untried."""
+    """branch (there is one to look at), current, left (a person must do something), failed, or untried."""
     said: str
     branch: str = ""
     changes: tuple[dict[str, str], ...] = ()
@@ -96,7 +96,7 @@ def _named(place: Place, names: Iterable[str]) -> bool:
 def _done(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Outcome]]:
     by_folder = {str(job.place.folder): job for job in jobs}
     for folder, outcome in crew.shared(updated, jobs, _lost, workers=workers, patience=PATIENCE):
-        if outcome.state == "left":
+        if outcome.state == "left" and outcome.key:
             _remember(outcome)
         yield by_folder[folder], outcome
 
@@ -138,7 +138,10 @@ def _updated(job: Job) -> Outcome:
     more["key"] = _digest([str(folder), known.head, versions.commit(url, to), wanted])
     if before := _remembered().get(more["key"]):
         return _outcome(job, "left", before["said"], changes=tuple(before["changes"]), **more)
-    planned = plan.planned(folder, to=to, answers=wanted, template=versions.history(url))
+    try:
+        planned = plan.planned(folder, to=to, answers=wanted, template=versions.history(url))
+    except RefusedError as error:  # uncommitted work, for one: no commit says when that ends
+        return _outcome(job, "left", str(error), deviations=more["deviations"])
     hard = _told(planned.of("conflict", "lost"))
     if hard:
         reasons = [f"{one['path']}: {one['reason']}" for one in hard[:SHOWN]]

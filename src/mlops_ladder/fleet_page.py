@@ -20,6 +20,7 @@ h1 { font-size: 1.5rem; margin: 0 } p { color: var(--soft); margin: .3rem 0 1.2r
 th, td { text-align: left; vertical-align: top; padding: .45rem .7rem; border-bottom: 1px solid var(--line) }
 th { white-space: nowrap; font-weight: 600 } td.number { text-align: right; font-variant-numeric: tabular-nums }
 .bad { color: var(--bad) } .warn { color: var(--warn) } .good { color: var(--good) } td small { color: var(--soft) }
+td.tight { white-space: nowrap }
 """
 
 
@@ -90,10 +91,12 @@ def _line(row: Row) -> str:
     late = "good" if row.late == "up to date" else "warn" if row.late else ""
     told = "bad" if row.problem else "warn" if row.deviations else ""
     place = f"<td>{name}<br><small>{escape(row.folder)}</small></td>"
-    distance = f'<td>{version}</td><td class="{late}">{behind}</td>'
+    distance = f'<td>{version}</td><td class="tight {late}">{behind}</td>'
     numbers = "".join(f'<td class="number">{value}</td>' for value in (level, proved))
     changed = f'<td>{when}</td><td class="{"warn" if row.drift else ""}">{drift}</td>'
-    return f'<tr>{place}{distance}{numbers}{changed}<td>{branch}</td><td class="{told}">{problem}</td></tr>'
+    return (
+        f'<tr>{place}{distance}{numbers}{changed}<td class="tight">{branch}</td><td class="{told}">{problem}</td></tr>'
+    )
 
 
 def _number(value: int | None) -> str:
