@@ -90,10 +90,10 @@ BESIDE = ("Every target is one line", "Each target is one line")
 
 def said(*words: str) -> tuple[int, str]:
     """Run a command of the fleet; return its exit code and what it printed."""
-    done = CliRunner().invoke(cli_fleet.app, list(words))
-    if done.exception and not isinstance(done.exception, SystemExit):
+    done = CliRunner().invoke(cli_fleet.app, list(words), standalone_mode=False)
+    if done.exception:
         raise done.exception
-    return done.exit_code, done.stdout
+    return done.return_value, done.stdout
 
 
 def states(folder: Path, team: Team = TEAM, **more: Any) -> dict[str, str]:
