@@ -23,7 +23,7 @@ from typing import Any
 from peers import NEWLINE, environment
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks-drift.md"
-ROUNDS, ROWS, SAMPLE, NUMBERS, TEXTS = 2, 1_000_000, 100_000, 25, 5
+ROUNDS, ROWS, SAMPLE, NUMBERS, TEXTS = 1, 1_000_000, 100_000, 25, 5
 PACKAGES = ("evidently>=0.7,<0.8", "pandas<3", "pyarrow")
 """Evidently 0.7 breaks with pandas 3."""
 MAKE = f"""

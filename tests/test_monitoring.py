@@ -226,6 +226,10 @@ def test_the_configurations_are_valid(render: Render, tmp_path: Path, webhook: s
     assert "14 rules found" in must(["promtool", "check", "config", "prometheus.yml"], tmp_path)
     (tmp_path / "alertmanager.yml").write_text(found["alertmanager"], encoding="utf-8")
     must(["amtool", "check-config", "alertmanager.yml"], tmp_path)
+    services = yaml.safe_load((project / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    watching = [name for name, about in services.items() if about.get("profiles") == ["monitoring"]]
+    assert watching == [name for name, about in services.items() if "configs" in about]
+    assert not any(services[name].get("read_only") for name in watching), "compose could not copy the file into it"
     receiver = yaml.safe_load(found["alertmanager"])["route"]["receiver"]
     assert receiver == ("page-and-webhook" if webhook else "page")
 

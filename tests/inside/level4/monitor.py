@@ -22,6 +22,7 @@ from flight_delays.ops.guards import ROWS
 from flight_delays.ops.guards import Scene as Stage
 from flight_delays.ops.guards_3 import alone
 from flight_delays.ops.log import Writer
+from flight_delays.ops.log.compact import compact
 from flight_delays.ops.monitor import quality, read, scene
 from flight_delays.ops.monitor.alerts import alerts, begun
 from flight_delays.ops.monitor.cells import counted
@@ -76,6 +77,7 @@ def seen(tmp_path: Path) -> Iterator[scene.Scene]:
 
 
 def test_killed_monitors_judge_each_window_once(seen: scene.Scene) -> None:
+    """The first half of the log is compacted, the second is lines."""
     rows, writer, model = seen.known, Writer(Policy().log), seen.bundle
     silent = np.zeros_like(rows.raw[[0]])  # no probabilities, so that there is something to tell
     for number in range(SIZE * WINDOWS):
@@ -83,7 +85,10 @@ def test_killed_monitors_judge_each_window_once(seen: scene.Scene) -> None:
         packed, raw = Packed(rows.packed.numbers[place], rows.packed.text[place]), rows.raw[place]
         raw = silent if number // SIZE % 10 == 5 else raw
         about = (f"r{number:06}", START + number, model.digest, 1)
+        if number == SIZE * WINDOWS // 2:
+            writer._segments._until = 0.0  # another segment begins
         writer([Answered(*about, "champion", None, [rows.inputs[place[0]]], packed, raw, [True])])
+    assert compact(Policy().log).rows == SIZE * WINDOWS // 2
     done = subprocess.run([sys.executable, "-c", WATCH], capture_output=True, text=True, check=True, env=os.environ)
     judged = [record for record in read("dev") if record.rows]
     assert [record.window for record in judged] == list(range(1, WINDOWS + 1))
