@@ -83,9 +83,22 @@ CASES: dict[str, tuple[str, list[Series], list[Series]]] = {
         [alarms("data drift", "0 2 2"), alarms("prediction drift", "0 1 1")],
         [alarms("data drift", "0x5"), alarms("quality", "1x5"), alarms("data drift", "2 2 0")],
     ),
-    "QualityLost": ("2m", [alarms(one, "1x5") for one in ("quality", "slices", "bias")], [alarms("data drift", "1x5")]),
+    "QualityLost": (
+        "2m",
+        [alarms(one, "1x5") for one in ("quality", "slices", "bias", "calibration")],
+        [alarms("skew", "1x5")],
+    ),
     "StrangeAnswers": ("2m", [alarms(one, "1x5") for one in ("skew", "numbers")], [alarms("quality", "1x5")]),
-    "StaleData": ("2m", [alarms("freshness", "1x5")], [alarms("freshness", "0x5"), alarms("numbers", "1x5")]),
+    "StaleData": (
+        "2m",
+        [alarms("freshness", "1x5"), alarms("staleness", "1x5")],
+        [alarms("freshness", "0x5"), alarms("numbers", "1x5")],
+    ),
+    "NotAsReleased": (
+        "2m",
+        [alarms(one, "1x5") for one in ("latency", "memory", "packages")],
+        [alarms("latency", "0x5"), alarms("freshness", "1x5")],
+    ),
     "NobodyLooks": (
         "40m",
         [{UP: "1x60"}, {UP: "1x60", f"monitor_looked_timestamp_seconds{{{OF}}}": "60x60"}],
@@ -129,6 +142,18 @@ def judged(name: str, folder: Path, content: str) -> subprocess.CompletedProcess
 def test_every_alert_has_its_cases() -> None:
     assert {*CASES} == {*rules()}
     assert all(loud and quiet for _, loud, quiet in CASES.values())
+
+
+def test_every_signal_of_the_monitors_has_its_alert() -> None:
+    """Also one that is added later: what no rule passes on reaches nobody through Prometheus."""
+    (module,) = (ROOT / "template/src").glob("*/ops/monitor/__init__.py")
+    written = re.search(r"Signal: TypeAlias = Literal\[(.*?)\]", module.read_text(encoding="utf-8"), re.S)
+    assert written
+    signals = set(re.findall(r'"([a-z ]+)"', written[1]))
+    parts = [re.findall(r'signal=~?"([^"]+)"', rule["expr"]) for rule in rules().values()]
+    told = [name for part in parts for one in part for name in one.split("|")]
+    assert len(signals) > 8
+    assert sorted(told) == sorted(signals)
 
 
 @real_parts
@@ -223,7 +248,7 @@ def test_the_configurations_are_valid(render: Render, tmp_path: Path, webhook: s
     found = configured(project, ALERT_WEBHOOK=webhook, SERVICE_KEY=webhook and "secret")
     text = found["prometheus"].replace("/etc/prometheus/alerts.yml", f"{project / 'monitoring/alerts.yml'}")
     (tmp_path / "prometheus.yml").write_text(text, encoding="utf-8")
-    assert "14 rules found" in must(["promtool", "check", "config", "prometheus.yml"], tmp_path)
+    assert f"{len(CASES)} rules found" in must(["promtool", "check", "config", "prometheus.yml"], tmp_path)
     (tmp_path / "alertmanager.yml").write_text(found["alertmanager"], encoding="utf-8")
     must(["amtool", "check-config", "alertmanager.yml"], tmp_path)
     services = yaml.safe_load((project / "compose.yaml").read_text(encoding="utf-8"))["services"]
