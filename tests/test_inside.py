@@ -53,9 +53,9 @@ def test_inside(lived: Callable[[int, str], Path], module: str) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("module", ["drift", "compact"])
+@pytest.mark.parametrize("module", ["drift", "compact", "faults"])
 def test_promises_are_kept_as_often_as_they_say(lived: Callable[[int, str], Path], module: str) -> None:
-    """Drift: 10,000 quiet windows, and 5,000 repeats of a small shift. Compaction: killed a hundred times."""
+    """Drift: 10,000 quiet windows, 5,000 repeats of a small shift, each fault 100 times. Compaction: 100 kills."""
     project = lived(4, "classification")
     options = ("-m", "pytest", "-q", "--noconftest", "-c", project / "pyproject.toml")
     must([project / ".venv/bin/python", *options, INSIDE / "level4" / f"{module}.py"], project, THOROUGH="1")

@@ -95,9 +95,9 @@ def tally(cells: Cells, values: Array) -> Array:
     return np.bincount(places.ravel(), minlength=many * len(values)).reshape(len(values), many)
 
 
-def drifts(cells: Cells, before: Array, now: Array) -> Array:
-    """Return which pairs of windows drift, where the column is one of thirty."""
-    found = [evidence.drifts for evidence in weigh(cells, before, now, FALSE_ALARMS / COLUMNS)]
+def drifts(cells: Cells, before: Array, now: Array, columns: int = COLUMNS) -> Array:
+    """Return which pairs of windows drift, where the column is one of so many."""
+    found = [evidence.drifts for evidence in weigh(cells, before, now, FALSE_ALARMS / columns)]
     return np.any(found, axis=0)
 
 
@@ -107,11 +107,11 @@ def alarms(columns: list[Draw], windows: int, seed: int, sample: int) -> int:
     for draw in columns:
         cells = made(draw(random, sample))
         counts = tally(cells, draw(random, windows * ROWS).reshape(windows, ROWS))
-        alarmed[1:] |= drifts(cells, counts[:-1], counts[1:])
+        alarmed[1:] |= drifts(cells, counts[:-1], counts[1:], len(columns))
     return int(alarmed.sum())
 
 
-def caught(usual: Draw, other: Draw, repeats: int, sample: int = SAMPLE) -> float:
+def caught(usual: Draw, other: Draw, repeats: int, sample: int = SAMPLE, columns: int = COLUMNS) -> float:
     """Return the share of the repeats in which a change is seen in its first or second window."""
     random = np.random.default_rng(0)
     seen = []
@@ -119,7 +119,7 @@ def caught(usual: Draw, other: Draw, repeats: int, sample: int = SAMPLE) -> floa
         cells, rows = made(usual(random, sample)), (repeats // REFERENCES, ROWS)
         drawn = (draw(random, rows[0] * ROWS).reshape(rows) for draw in (usual, other, other))
         quiet, *changed = (tally(cells, values) for values in drawn)
-        seen.append(drifts(cells, quiet, changed[0]) | drifts(cells, *changed))
+        seen.append(drifts(cells, quiet, changed[0], columns) | drifts(cells, *changed, columns))
     return float(np.mean(seen))
 
 
@@ -133,6 +133,20 @@ def test_any_columns_stay_quiet(sample: int) -> None:
     """The same of columns of every kind, and where the reference is small."""
     found = [alarms([*KINDS.values()] * 3, WINDOWS // 10, seed, sample) for seed in range(REFERENCES)]
     assert sum(found) <= ALLOWED
+
+
+@pytest.mark.parametrize("columns", [3, 300])
+def test_few_and_many_columns_stay_quiet(columns: int) -> None:
+    """They share the same false alarms, normal ones and those of every kind."""
+    windows, kinds = WINDOWS // (1 if columns < COLUMNS else 20), [*KINDS.values()]
+    assert alarms([normal] * columns, windows, 0, 10_000) <= ALLOWED
+    assert alarms([kinds[place % len(kinds)] for place in range(columns)], windows // 5, 0, 10_000) <= ALLOWED
+
+
+@pytest.mark.parametrize(("columns", "least"), [(3, 0.985), (300, 0.9)])
+def test_a_small_shift_among_few_and_many_columns_is_caught(columns: int, least: float) -> None:
+    """The more columns share the false alarms, the farther out is the limit of each."""
+    assert caught(normal, lambda random, rows: random.normal(0.2, size=rows), REPEATS, columns=columns) >= least
 
 
 def test_correlated_columns_stay_quiet() -> None:

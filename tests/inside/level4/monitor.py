@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,17 +24,20 @@ from flight_delays.ops.contract import ProjectError, to_columns
 from flight_delays.ops.guards import ROWS
 from flight_delays.ops.guards import Scene as Stage
 from flight_delays.ops.guards_3 import alone
-from flight_delays.ops.log import Writer
+from flight_delays.ops.log import SERVICES, Notes, Writer, noted
 from flight_delays.ops.log.compact import compact
-from flight_delays.ops.monitor import quality, read, scene
+from flight_delays.ops.monitor import Age, Aging, Verdict, health, quality, read, scene
 from flight_delays.ops.monitor.alerts import alerts, begun
 from flight_delays.ops.monitor.cells import counted
 from flight_delays.ops.monitor.drift import judge
 from flight_delays.ops.monitor.windows import look_into
 from flight_delays.ops.process.schema import drawn
 from flight_delays.ops.release.policy import Policy
+from flight_delays.ops.release.store import opened
 from flight_delays.ops.scorer import Packed
-from flight_delays.ops.serve import Answered
+from flight_delays.ops.serve import Answered, Measure
+from flight_delays.ops.serve.live import Live
+from flight_delays.ops.serve.metrics import BOUNDS, Counts
 from flight_delays.ops.serve.score import complete
 from pydantic import TypeAdapter
 
@@ -45,6 +51,7 @@ from flight_delays.ops.monitor import Alerts, Monitor
 from flight_delays.ops.monitor.alerts import tell
 from flight_delays.ops.monitor.windows import look
 from flight_delays.ops.release.policy import Policy
+from flight_delays.ops.release.store import opened
 
 draw = random.Random(0)
 for number in count():
@@ -162,3 +169,83 @@ def test_a_file_that_cannot_be_judged_says_why(seen: scene.Scene) -> None:
     with pytest.raises(ProjectError, match="has 300 rows, and a verdict takes 400"):
         look_into(Path("few.parquet"), Policy(), START)
     assert read() == []
+
+
+def fares(seen: scene.Scene, **facts: Sequence[Any]) -> scene.Scene:
+    """Let a service fare otherwise: facts of its measures, in a row."""
+    made = [
+        Measure(ROWS + 60.0 * place, "one", seen.bundle.digest, [0, 100, *[0] * (len(BOUNDS) - 1)], 200.0)
+        for place in range(max(map(len, facts.values())))
+    ]
+    for name, values in facts.items():
+        made = [replace(one, **{name: value}) for one, value in zip(made, values, strict=True)]
+    return replace(seen, measures=made)
+
+
+def states(verdicts: Iterable[Verdict]) -> dict[str, str]:
+    return {verdict.subject: verdict.state for verdict in verdicts}
+
+
+def test_a_leak_is_no_cache_that_fills(seen: scene.Scene) -> None:
+    """Memory that rises for a while and stays, or goes up and down, is none; one that rises for ever is."""
+    random, count = np.random.default_rng(0), 200
+    noise = random.normal(0, 3, count)
+    filling = 200 + 80 * np.minimum(np.arange(count) / 40, 1) + noise
+    saw = 200 + 40 * (np.arange(count) % 20) / 20 + noise
+    leaking = 200 + 0.4 * np.arange(count) + noise
+    said = [states(health.memory(fares(seen, memory_mb=held.tolist())))["growth"] for held in (filling, saw, leaking)]
+    assert said == ["quiet", "quiet", "alarm"]
+
+
+def test_memory_of_a_process_that_is_over_does_not_count(seen: scene.Scene) -> None:
+    found = fares(seen, memory_mb=[900.0] * 40 + [100.0] * 2, service=["one"] * 40 + ["two"] * 2)
+    assert states(health.memory(found)) == {"level": "quiet"}
+
+
+def test_slow_requests_have_to_be_surely_too_many(seen: scene.Scene) -> None:
+    """Two of a hundred may be chance, of ten thousand they are not."""
+    few, many = ([0, count, *[0] * (len(BOUNDS) - 2), count // 50] for count in (200, 10_000))
+    said = [states(health.latency(fares(seen, seconds=[counts]))) for counts in (few, many)]
+    assert said == [{"requests": "quiet"}, {"requests": "alarm"}]
+
+
+def test_only_packages_of_both_sides_are_compared(seen: scene.Scene) -> None:
+    parts = {"components": [{"name": "Some_Package", "version": "1"}, {"name": "windows-only", "version": "1"}]}
+    (seen.bundle.folder / "sbom.json").write_text(json.dumps(parts))
+    for version, state in (("1", {"versions": "quiet"}), ("2", {"some-package": "alarm"})):
+        found = fares(seen, packages=[{"some.package": version, "another": "3"}, None])
+        assert states(health.packages(found)) == state
+
+
+def test_age_costs_what_the_rehearsal_says(seen: scene.Scene) -> None:
+    """Younger than the age that cost too much is well; older than all that was rehearsed is unknown."""
+    costly = Aging([Age(10, 0.01, -0.1, 0.1), Age(20, 0.3, 0.2, 0.4)], lead=0.4)
+    harmless = Aging([Age(10, 0.0, -0.1, 0.1)], lead=0.4)
+    said = []
+    for aging, days in ((costly, 15), (costly, 25), (harmless, 5), (harmless, 15)):
+        clock = replace(seen.clock, made=0.0, now=86_400.0 * days)
+        said.append(states(health.staleness(replace(seen, aging=aging, clock=clock)))["model"])
+    assert said == ["quiet", "alarm", "quiet", "unknown"]
+    assert list(health.staleness(replace(seen, aging=None))) == []
+
+
+def test_a_service_notes_how_it_fares(seen: scene.Scene) -> None:
+    """What it took, what it holds and what it runs with are in its log; what is cut off is left out."""
+    counts, settings = Counts(), Policy()
+    live = Live(opened(settings), "dev", counts, lambda *_, **__: None)
+    counts.took(0.002)
+    live.follow(Notes(settings.log))
+    for _ in range(100):
+        if noted(0.0):
+            break
+        time.sleep(0.1)
+    live.stop()
+    (segment,) = SERVICES.iterdir()
+    segment.write_bytes(segment.read_bytes() + b'{"time": 4')
+    (measure,) = noted(0.0)
+    assert measure.digest == seen.bundle.digest
+    assert sum(measure.seconds) == measure.seconds[2] == 1
+    assert measure.memory_mb is None or measure.memory_mb > 10
+    assert measure.packages is not None
+    assert measure.packages["numpy"] == np.__version__
+    assert noted(time.time() + 60) == []

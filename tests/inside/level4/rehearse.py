@@ -1,4 +1,4 @@
-"""The rehearsal: it retrains after a change that was planted in a past, gains by it, and is quiet where nothing changes."""
+"""The rehearsal retrains after a change that was planted in a past, gains by it, and is quiet where nothing changes."""
 
 from __future__ import annotations
 

@@ -75,6 +75,7 @@ def released(scene: Scene) -> Release:
         bundle.MODEL: fitted.content,
         bundle.CONTRACT: yaml.safe_dump(promise, sort_keys=False).encode(),
         bundle.TESTS: b"{}",
+        build.SBOM: b'{"components": [{"name": "part", "version": "1"}]}',
     }
     made = scene.folder / "made"
     for name, content in files.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +21,6 @@ from .log.compact import compact
 from .monitor import Age, Aging, Monitor, Record, Verdict, health, quality, scene
 from .monitor.cells import summarise
 from .monitor.health import MEASURES
-from .release.build import SBOM
 from .release.policy import Log, Policy
 from .retrain import policy
 from .retrain.simulate import Caller
@@ -79,7 +77,6 @@ def quiet(stage: Scene) -> Seen:
         edges=dict.fromkeys(by, ()),
     )
     clock = scene.Clock(0.0, 0.0, asked=0.0, answered=DAY, told=DAY, truths=ROWS, now=DAY + 60)
-    (model.folder / SBOM).write_text(json.dumps({"components": [{"name": "numpy", "version": np.__version__}]}))
     calm = [0, 100, *[0] * (len(BOUNDS) - 1)]
     measures = [Measure(ROWS + 60.0 * minute, "one", model.digest, calm, 200.0) for minute in range(MEASURES)]
     about = (Monitor(), Policy(), data, stage.model, model, promise, clock, known, parts[1], parts[0])
@@ -218,7 +215,7 @@ STUCK = _window(_stuck)
 SLOW = _fared(seconds=lambda _, one: one.seconds[::-1])
 HEAVY = _fared(memory_mb=lambda _, __: 4000.0)
 LEAKING = _fared(memory_mb=lambda number, _: 200.0 + 2 * number)
-OTHER = _fared(packages=lambda _, __: {"numpy": "0.1"})
+OTHER = _fared(packages=lambda _, __: {"part": "2"})
 OLD: Change = partial(replace, aging=Aging([Age(0.5, 0.4, 0.3, 0.5)], lead=0.5))
 
 
@@ -286,7 +283,7 @@ TABLE: tuple[Guard, ...] = (
     Guard("slow service", "monitor", "requests that take too long", _watch(health.latency, SLOW, "3200 of 3200")),
     Guard("full memory", "monitor", "more memory than is allowed", _watch(health.memory, HEAVY, "4000 MB")),
     Guard("leak", "monitor", "memory that keeps growing", _watch(health.memory, LEAKING, "grew by")),
-    Guard("other package", "monitor", "other packages than the release's", _watch(health.packages, OTHER, "numpy is")),
+    Guard("other package", "monitor", "other packages than the release's", _watch(health.packages, OTHER, "part is 2")),
     Guard("old model", "monitor", "a model older than its kind may get", _watch(health.staleness, OLD, "older")),
     Guard("cut log", "log", "a compacted file of the log that is not as it was written", _compacted),
     Guard("strange address", "retrain", "simulated traffic for another machine", _strange),

@@ -193,7 +193,7 @@ def packages(scene: Scene) -> Iterator[Verdict]:
     found = {_plain(name): version for name, version in here.items()}
     both = sorted(listed.keys() & found.keys())  # others are for another system
     others = [name for name in both if listed[name] != found[name]]
-    if not others:
+    if both and not others:
         told = f"{len(both)} packages have the versions of the release's parts list."
         yield Verdict("packages", "versions", "quiet", 0.0, 0.0, told)
     for name in others:
