@@ -13,6 +13,7 @@ from .errors import RefusedError
 
 if TYPE_CHECKING:
     from .plan import Plan
+    from .replay import Replay
 
 CLEAN, REFUSED, CONFLICTS = 0, 1, 2
 """Exit codes."""
@@ -29,6 +30,9 @@ Diff = Annotated[bool, typer.Option("--diff", help="Show the difference of every
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")]
 Conflicts = Annotated[bool, typer.Option("--conflicts", help="Write conflicts into the files, with both sides marked.")]
 KeepMine = Annotated[bool, typer.Option("--keep-mine", help="Leave the files whose edits would be lost as they are.")]
+NoReplay = Annotated[
+    bool, typer.Option("--no-replay", help="Do not train the newest run again to compare predictions.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Write the plan to standard output as JSON.")]
 
 
@@ -42,6 +46,7 @@ def climb(
     dry_run: DryRun = False,
     conflicts: Conflicts = False,
     keep_mine: KeepMine = False,
+    no_replay: NoReplay = False,
     as_json: Json = False,
 ) -> int:
     """Take a project to another level (a lower one too), at the template's version that it has.
@@ -53,7 +58,7 @@ def climb(
     now, highest = level_of(path)
     level = min(now + 1, highest) if to is None else to
     answers = _agreed(path, team, {**answered(data), LEVEL: level})
-    return _carry_out(path, CURRENT, answers, branch, diff, dry_run, conflicts, keep_mine, as_json)
+    return _carry_out(path, CURRENT, answers, branch, diff, dry_run, conflicts, keep_mine, no_replay, as_json)
 
 
 def update(
@@ -68,6 +73,7 @@ def update(
     dry_run: DryRun = False,
     conflicts: Conflicts = False,
     keep_mine: KeepMine = False,
+    no_replay: NoReplay = False,
     as_json: Json = False,
 ) -> int:
     """Take the template's improvements into a project, at the level that it has.
@@ -75,7 +81,7 @@ def update(
     Nothing is changed unless the plan is clean. Exit code 0: clean, 1: refused, 2: conflicts.
     """
     return _carry_out(
-        path, to, _agreed(path, team, answered(data)), branch, diff, dry_run, conflicts, keep_mine, as_json
+        path, to, _agreed(path, team, answered(data)), branch, diff, dry_run, conflicts, keep_mine, no_replay, as_json
     )
 
 
@@ -135,10 +141,12 @@ def _carry_out(
     dry_run: bool,
     conflicts: bool,
     keep: bool,
+    no_replay: bool,
     as_json: bool,
 ) -> int:
     from . import show
     from .plan import applied, branched, planned, recovered
+    from .replay import replayed
 
     if branch and (conflicts or keep or dry_run):
         raise RefusedError("--branch takes a clean plan only: leave out --conflicts, --keep-mine and --dry-run.")
@@ -146,23 +154,29 @@ def _carry_out(
         show.errors().print("The last run here was stopped half-way: the project was put back as it was before it.")
     with show.progress() as said:
         plan = planned(path, to=to, answers=answers, progress=said)
-    may = (not plan.of("lost") or keep) and (not plan.of("conflict") or conflicts)
+        may = (not plan.of("lost") or keep) and (not plan.of("conflict") or conflicts)
+        compares = not no_replay and not plan.of("conflict") and (may or dry_run)
+        replay = replayed(plan, said) if compares else None
     acts = may and not dry_run and not plan.empty
     if acts and branch:
         branched(plan, branch)
     elif acts:
         applied(plan, conflicts=conflicts, keep=keep)
-    _show(plan, diff, as_json, acts, branch, conflicts)
+    _show(plan, replay, diff, as_json, acts, branch, conflicts)
     if plan.of("lost") and not keep:
         return REFUSED
     return CONFLICTS if plan.of("conflict") else CLEAN
 
 
-def _show(plan: Plan, diff: bool, as_json: bool, acted: bool, branch: str | None, conflicts: bool) -> None:
+def _show(
+    plan: Plan, replay: Replay | str | None, diff: bool, as_json: bool, acted: bool, branch: str | None, conflicts: bool
+) -> None:
     from . import show
 
+    told = replay if isinstance(replay, str) or replay is None else replay.sentence
     if as_json:
-        done = {"applied": acted and not branch, "branch": branch if acted else None}
+        done: dict[str, Any] = {"applied": acted and not branch, "branch": branch if acted else None}
+        done["replay"] = show.replay_as_json(replay)
         typer.echo(json.dumps({**show.as_json(plan, with_diffs=diff), **done}, indent=2))
         return
     console = show.out()
@@ -172,7 +186,7 @@ def _show(plan: Plan, diff: bool, as_json: bool, acted: bool, branch: str | None
     console.print(show.table(plan))
     if diff:
         show.print_diffs(console, plan)
-    lines = ["", f"{show.summary(plan)}."]
+    lines = ["", f"{show.summary(plan)}.", *([told] if told else [])]
     guide = show.guide(plan, acted and conflicts)
     lines += ["", *guide] if guide else []
     lines += ["", *_next(plan, acted, branch)]

@@ -18,6 +18,7 @@ from .drift import Drift
 from .merge import Change
 from .plan import LEVEL, Plan, Progress
 from .renders import ANSWERS
+from .replay import Replay
 
 KINDS = {
     "lost": ("would lose an edit", "bold red"),
@@ -144,6 +145,11 @@ def as_json(plan: Plan, *, with_diffs: bool) -> Json:
         "answers": dict(plan.answers),
         "changes": changes,
     }
+
+
+def replay_as_json(replay: Replay | str | None) -> Json | None:
+    """Return what came of a replay; only a reason where it could not be done."""
+    return {"reason": replay} if isinstance(replay, str) else asdict(replay) if replay else None
 
 
 def print_drift(console: Console, drift: Drift, *, with_diffs: bool) -> None:
