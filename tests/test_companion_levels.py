@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import copier
 import pytest
-from conftest import OFFERED, Render, commit, copied_tree, git, tree
+from conftest import OFFERED, ROOT, Render, commit, copied_tree, git, tree
 from manifest import entries
 from tiny import ANSWERS, state
 
@@ -200,3 +201,29 @@ def test_drift_tells_what_differs_and_what_is_untrue(born: Callable[..., Path]) 
         assert truth is not None
         assert sentence in truth
         git(project, "reset", "--quiet", "--hard", "HEAD~1")
+
+
+def releases(changelog: str) -> list[str]:
+    """Return the commits that a changelog names beside its versions."""
+    return re.findall(r"^## .*\b([0-9a-f]{7,40})\b", changelog, re.MULTILINE)
+
+
+def test_every_release_updates_to_the_working_tree(tmp_path: Path) -> None:
+    """The last commit stands for a release that is not named yet."""
+    assert releases("## Unreleased\n\n## 1.0.0 (2026-11-30, abcdef0)\n\nabcdef1\n") == ["abcdef0"]
+    source = tmp_path / "source"
+    git(ROOT, "clone", "--quiet", str(ROOT), str(source))
+    for number, commit_of in enumerate([*releases((ROOT / "CHANGELOG.md").read_text(encoding="utf-8")), "HEAD"]):
+        git(source, "tag", f"v0.0.{number}", commit_of)
+        project = tmp_path / f"project-{number}"
+        copier.run_copy(str(source), project, vcs_ref=f"v0.0.{number}", defaults=True, quiet=True)
+        commit(project)
+    for name in git(source, "ls-files", "-z").split("\0")[:-1]:
+        (source / name).unlink()
+    commit(copied_tree(source), "The working tree", "v0.1.0")
+    copier.run_copy(str(source), tmp_path / "fresh", defaults=True, quiet=True)
+    for project in tmp_path.glob("project-*"):
+        plan = planned(project)
+        assert plan.clean
+        applied(plan)
+        assert state(project) == state(tmp_path / "fresh")

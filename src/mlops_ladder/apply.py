@@ -53,11 +53,11 @@ def moved(repository: Repository, commit: str, conflicts: Mapping[str, Sides] = 
     """
     old, new = _differing(repository, commit)
     with _alone(repository.folder) as own:
-        _undone(own)
+        _undone(own, repository)
         _insist_on_disk(repository, old, new)
         steps = _ready(repository, own, commit, old, new)
         present = {path: repository.files[path] for path in conflicts}
-        _write_journal(own, repository, steps, {repository.inside + path: blob for path, blob in present.items()})
+        _write_journal(own, steps, {repository.inside + path: blob for path, blob in present.items()})
         try:
             for step in steps:
                 _do(repository.top, own / "new" / step.path, step)
@@ -65,7 +65,7 @@ def moved(repository: Repository, commit: str, conflicts: Mapping[str, Sides] = 
                 sides = {path: (base, present[path], theirs) for path, (base, theirs) in conflicts.items()}
                 _set_index(own, repository.folder, _unmerged(repository.inside, sides))
         except BaseException:
-            _undone(own)
+            _undone(own, repository)
             raise
         _finish(own)
 
@@ -75,11 +75,11 @@ def recovered(project: Path) -> bool:
 
     Raises RefusedError where somebody edited one of the files since.
     """
-    folder = Repository.of(project).folder
-    if not (folder / OWN / "journal.json").exists():
+    repository = Repository.of(project)
+    if not (repository.folder / OWN / "journal.json").exists():
         return False
-    with _alone(folder) as own:
-        return _undone(own)
+    with _alone(repository.folder) as own:
+        return _undone(own, repository)
 
 
 def branch(repository: Repository, name: str, commit: str) -> None:
@@ -175,13 +175,8 @@ def _copied(source: Path, target: Path) -> None:
     shutil.copy2(source, target, follow_symlinks=False)
 
 
-def _write_journal(own: Path, repository: Repository, steps: list[Step], unmerged: Mapping[str, object]) -> None:
-    journal = {
-        "top": str(repository.top),
-        "git": str(repository.folder),
-        "steps": [asdict(step) for step in steps],
-        "unmerged": dict(unmerged),
-    }
+def _write_journal(own: Path, steps: list[Step], unmerged: Mapping[str, object]) -> None:
+    journal = {"steps": [asdict(step) for step in steps], "unmerged": dict(unmerged)}
     part = own / "journal.part"
     with part.open("w", encoding="utf-8") as file:
         json.dump(journal, file)
@@ -220,12 +215,12 @@ def _without_empty_folders(top: Path, path: Path) -> None:
             folder.rmdir()
 
 
-def _undone(own: Path) -> bool:
+def _undone(own: Path, repository: Repository) -> bool:
     """Put every path of the journal back, if there is one; doing so twice does no harm."""
     if not (own / "journal.json").exists():
         return False
     journal = json.loads((own / "journal.json").read_text(encoding="utf-8"))
-    top, steps = Path(journal["top"]), [Step(**step) for step in journal["steps"]]
+    top, steps = repository.top, [Step(**step) for step in journal["steps"]]
     now = {step.path: fingerprint(top / step.path) for step in steps}
     edited = [step for step in steps if now[step.path] not in (step.before, step.after)]
     if edited:
@@ -246,7 +241,7 @@ def _undone(own: Path) -> bool:
             _without_empty_folders(top, target)
         target.with_name(f".{target.name}.{OWN}").unlink(missing_ok=True)
     if journal["unmerged"]:
-        _set_index(own, Path(journal["git"]), _merged(journal["unmerged"]))
+        _set_index(own, repository.folder, _merged(journal["unmerged"]))
     _finish(own)
     return True
 
@@ -255,13 +250,16 @@ def _unmerged(inside: str, sides: Mapping[str, tuple[Blob | None, Blob, Blob]]) 
     """Return what makes git see paths as in conflict: last update, yours, and the template's."""
     lines = []
     for path, blobs in sides.items():
-        lines.append(_line("0", "0" * 40, 0, inside + path))
+        lines.append(_line("0", "0" * len(blobs[1][1]), 0, inside + path))
         lines += [_line(*blob, stage, inside + path) for stage, blob in enumerate(blobs, 1) if blob]
     return b"".join(lines)
 
 
 def _merged(present: Mapping[str, Sequence[str]]) -> bytes:
-    return b"".join(_line("0", "0" * 40, 0, path) + _line(blob[0], blob[1], 0, path) for path, blob in present.items())
+    lines = [
+        (_line("0", "0" * len(blob[1]), 0, path), _line(blob[0], blob[1], 0, path)) for path, blob in present.items()
+    ]
+    return b"".join(line for pair in lines for line in pair)
 
 
 def _line(mode: str, blob: str, stage: int, path: str) -> bytes:

@@ -10,8 +10,8 @@ import copier
 import yaml
 from copier.errors import CopierError
 
+from .answers import choices_of
 from .errors import RefusedError
-from .plan import choices_of
 from .renders import source
 from .team import Team
 

@@ -35,8 +35,11 @@ def main() -> None:
         code = _refused(str(error))
     except TyperException as error:
         code = _refused(error.format_message())
+    except BrokenPipeError:
+        sys.stdout = None  # nobody reads on; what was asked for is done
+        code = commands.CLEAN
     except OSError as error:
-        code = _refused(f"{error.filename or 'the disk'}: {error.strerror or error}; nothing was changed.")
+        code = _refused(f"{error.filename or 'the disk'}: {error.strerror or error}.")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     sys.exit(code or 0)

@@ -53,7 +53,8 @@ def climb(
 
     Nothing is changed unless the plan is clean. Exit code 0: clean, 1: refused, 2: conflicts.
     """
-    from .plan import CURRENT, LEVEL, level_of
+    from .answers import LEVEL
+    from .plan import CURRENT, level_of
 
     now, highest = level_of(path)
     level = min(now + 1, highest) if to is None else to
@@ -177,7 +178,7 @@ def _show(
     if as_json:
         done: dict[str, Any] = {"applied": acted and not branch, "branch": branch if acted else None}
         done["replay"] = show.replay_as_json(replay)
-        typer.echo(json.dumps({**show.as_json(plan, with_diffs=diff), **done}, indent=2))
+        typer.echo(json.dumps({**show.as_json(plan, with_diffs=diff), **done}, indent=2, default=str))
         return
     console = show.out()
     if plan.empty:
@@ -195,8 +196,9 @@ def _show(
 
 def _next(plan: Plan, acted: bool, branch: str | None) -> list[str]:
     """Return what was done, what a new level means, and the commands to go on with."""
+    from .answers import LEVEL
     from .levels import FIRST
-    from .plan import LEVEL, level_texts
+    from .plan import level_texts
 
     if not acted:
         return ["Nothing was changed."]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .answers import LEVEL, answers_of, answers_text, choices_of
 from .merge import unified
-from .plan import LEVEL, Progress, answers_of, answers_text, choices_of
+from .plan import Progress
 from .renders import ANSWERS, Release, Source, source
 from .repository import Blob, Repository
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
-
+from .answers import LEVEL, answers_of, answers_text, choices_of, insist_on_askable, insist_on_same, known
 from .apply import Sides, branch, moved, recovered
 from .errors import RefusedError
 from .levels import told
@@ -23,9 +21,6 @@ __all__ = ["CURRENT", "Change", "Plan", "RefusedError", "applied", "branched", "
 Progress: TypeAlias = Callable[[str], None]
 CURRENT = ":current:"
 """In place of a version: the one that the project has."""
-LEVEL = "maturity_level"
-FIXED = ("task", "framework", "package_name")
-"""Answers that shape the user's own files, which no update may touch."""
 LISTED = 10
 """Paths that a sentence names."""
 
@@ -88,12 +83,12 @@ def planned(
     origin = source(str(before["_src_path"]), template)
     old = origin.release(str(before["_commit"]))
     new = _target(origin, old, to)
-    _check(origin.questions(new), new, before, answers)
+    insist_on_askable(origin.questions(new), new, before, answers)
     progress(f"Rendering {new.name}, the new version")
     after = origin.render(new, answers, kept=text)
     progress(f"Rendering {old.name}, the version that the project has")
     base = origin.render(old, known(before), exclude=origin.exclusions(new))
-    _insist_on_same_answers(origin.questions(new), before, after.answers, answers, new)
+    insist_on_same(origin.questions(new), before, after.answers, answers, new)
     progress("Comparing both with your files")
     one, other = repository.tree_of(base.folder), repository.tree_of(after.folder)
     verdicts = merged(repository, one, other, new.name)
@@ -168,42 +163,6 @@ def _insist_on_committed(repository: Repository) -> None:
         raise RefusedError(f"{repository.project} has uncommitted work in {what}{more}: commit or stash it first.")
 
 
-def answers_text(repository: Repository) -> str:
-    """Return the text of the project's committed answers file; raises RefusedError where there is none."""
-    blob = repository.files.get(ANSWERS)
-    if blob is None:
-        there = (repository.project / ANSWERS).is_file()
-        reason = f"{ANSWERS} is not committed: commit it first" if there else f"it has no {ANSWERS}"
-        if there:
-            raise RefusedError(f"{repository.project}: {reason}.")
-        raise RefusedError(
-            f"{repository.project} is no project of this template ({reason}): give the folder of one, or bring the "
-            "repository in with `mlops-ladder adopt-repo`."
-        )
-    return repository.content(blob).decode(errors="replace")
-
-
-def answers_of(text: str, repository: Repository) -> dict[str, Any]:
-    """Return the answers in an answers file; raises RefusedError where they do not name the template."""
-    where = repository.project / ANSWERS
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RefusedError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
-    missing = [key for key in ("_src_path", "_commit") if not isinstance(found, dict) or not found.get(key)]
-    if missing:
-        raise RefusedError(
-            f"{where} does not say {' and '.join(missing)}: the project was not generated from a committed template, "
-            "and an update cannot know what it started from."
-        )
-    return dict(found)
-
-
-def known(answers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the answers without what Copier notes of the template."""
-    return {key: value for key, value in answers.items() if not key.startswith("_")}
-
-
 def _target(origin: Source, old: Release, to: str | None) -> Release:
     if to == CURRENT:
         return old
@@ -213,54 +172,6 @@ def _target(origin: Source, old: Release, to: str | None) -> Release:
     if to is None:
         return old
     raise RefusedError(f"{new.name} is older than {old.name}, which the project has: an update only goes forward.")
-
-
-def _check(
-    questions: Mapping[str, Mapping[str, Any]], new: Release, before: Mapping[str, Any], answers: Mapping[str, Any]
-) -> None:
-    asked = [name for name, question in questions.items() if question.get("when", True) is not False]
-    for name, value in answers.items():
-        if name not in asked:
-            near = difflib.get_close_matches(name, asked, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(asked)}."
-            raise RefusedError(f"The template at {new.name} has no question {name!r}: {hint}")
-        had = before.get(name, questions[name].get("default"))
-        if name in FIXED and str(value) != str(had):
-            raise RefusedError(
-                f"{name} is {had} and was fixed when the project was born, because it shapes your own files: generate "
-                f"a second project (`uvx copier copy --data {name}={value} {before['_src_path']} ../other`), move your "
-                "config/, data/ and src/<package>/*.py into it, and compare them there."
-            )
-        choices = choices_of(questions[name])
-        if choices and str(value) not in map(str, choices.values()):
-            allowed = ", ".join(map(str, choices.values()))
-            if name == LEVEL:
-                raise RefusedError(f"There is no level {value} in the template at {new.name}: it has {allowed}.")
-            raise RefusedError(f"{value!r} is no answer to {name}: {allowed} are.")
-
-
-def choices_of(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the choices of a question by their label; empty if anything may be answered."""
-    choices = question.get("choices") or {}
-    return dict(choices) if isinstance(choices, Mapping) else {str(choice): choice for choice in choices}
-
-
-def _insist_on_same_answers(
-    questions: Mapping[str, Mapping[str, Any]],
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
-    answers: Mapping[str, Any],
-    new: Release,
-) -> None:
-    """Copier takes the default, silently, where an answer is no longer a valid one."""
-    for name in questions:
-        if name in before and name in after and name not in answers and before[name] != after[name]:
-            choices = ", ".join(map(str, choices_of(questions[name]).values()))
-            allowed = f" ({choices})" if choices else ""
-            raise RefusedError(
-                f"The answer {name}: {before[name]} is no longer valid in the template at {new.name}{allowed}, and "
-                f"would become {after[name]} unasked: choose with `--data {name}=...`."
-            )
 
 
 def _answers_verdict(repository: Repository, old: Tree, new: Tree) -> dict[str, Verdict]:

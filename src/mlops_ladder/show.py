@@ -14,9 +14,10 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from .answers import LEVEL
 from .drift import Drift
 from .merge import Change
-from .plan import LEVEL, Plan, Progress
+from .plan import Plan, Progress
 from .renders import ANSWERS
 from .replay import Replay
 
