@@ -99,6 +99,7 @@ def test_exit_codes_and_json(project: Path) -> None:
     written = ladder(project, "update", "--conflicts", "--keep-mine")
     assert written.returncode == 2
     assert "git checkout --ours list.txt" in written.stdout
+    assert "when the files above are resolved" in written.stdout
     assert (project / "old_name.py").read_text() == MINE
     assert "UU list.txt" in git(project, "status", "--porcelain")
 
@@ -145,6 +146,10 @@ def test_drift(project: Path) -> None:
     lie = ladder(project, "drift")
     assert lie.returncode == 1
     assert "says level 2, and none of the" in lie.stdout
+    for words in (["update"], ["climb", "--to", "1"]):
+        done = ladder(project, *words)
+        assert done.returncode == 1
+        assert "says level 2, and none of the" in done.stderr
 
 
 KILLED = """
@@ -250,6 +255,26 @@ def test_an_edit_after_a_kill_is_not_undone(worked: Path) -> None:
     (worked / changed).unlink()
     assert recovered(worked)
     assert (worked / changed).exists()
+
+
+def test_a_project_that_moved_after_a_kill(worked: Path, tmp_path: Path) -> None:
+    before = state(worked)
+    process = subprocess.run([sys.executable, "-c", KILLED, worked, "9"], capture_output=True, check=False)
+    assert process.returncode == -signal.SIGKILL
+    moved = worked.rename(tmp_path / "elsewhere")
+    assert state(moved) != before
+    assert recovered(moved)
+    assert state(moved) == before
+
+
+def test_a_second_working_tree(worked: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    git(worked, "worktree", "add", "--quiet", "-b", "second", str(second))
+    before = state(worked)
+    assert ladder(second, "update", "--conflicts").returncode == 2
+    assert "UU list.txt" in git(second, "status", "--porcelain")
+    assert state(worked) == before
+    assert not git(worked, "status", "--porcelain", "--untracked-files=no")
 
 
 def test_a_full_disk_is_undone(worked: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,7 @@ def _carry_out(
     as_json: bool,
 ) -> int:
     from . import show
+    from .drift import insist_on_level
     from .plan import applied, branched, planned, recovered
     from .replay import replayed
 
@@ -154,6 +155,7 @@ def _carry_out(
     if recovered(path):
         show.errors().print("The last run here was stopped half-way: the project was put back as it was before it.")
     with show.progress() as said:
+        insist_on_level(path)
         plan = planned(path, to=to, answers=answers, progress=said)
         may = (not plan.of("lost") or keep) and (not plan.of("conflict") or conflicts)
         compares = not no_replay and not plan.of("conflict") and (may or dry_run)
@@ -208,8 +210,9 @@ def _next(plan: Plan, acted: bool, branch: str | None) -> list[str]:
         lines = [f"The result is branch {branch}; the working tree is as it was. Next:"]
         lines.append(f"  git diff HEAD...{branch}    and, when you like it, git merge {branch}")
     else:
+        ready = "the files above are resolved" if plan.of("conflict") else "you like it"
         lines = ["The files are in the working tree, and nothing is committed. Next:"]
-        lines.append(f"  cd {where}; git status; git diff    and, when you like it, git add --all . && git commit")
+        lines.append(f"  cd {where}; git status; git diff    and, when {ready}, git add --all . && git commit")
     lines.append("  make setup    takes over new dependencies")
     if isinstance(old, int) and isinstance(new, int) and new > old:
         lines.append(f"  {FIRST.get(new, 'make help')}    the first command at level {new}")

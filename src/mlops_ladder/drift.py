@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .answers import LEVEL, answers_of, answers_text, choices_of
+from .errors import RefusedError
 from .merge import unified
 from .plan import Progress
 from .renders import ANSWERS, Release, Source, source
@@ -65,6 +66,20 @@ def drifted(project: Path, *, template: Path | None = None, progress: Progress =
     return Drift(repository.project, release.name, level, len(managed), files, truth)
 
 
+def insist_on_level(project: Path) -> None:
+    """Raise RefusedError where none of the files of the recorded level is there.
+
+    An update would take them for deleted by the user, and never bring them.
+    """
+    repository = Repository.of(project)
+    text = answers_text(repository)
+    answers = answers_of(text, repository)
+    origin = source(str(answers["_src_path"]))
+    lie = absent_level(repository, origin, origin.release(str(answers["_commit"])), text)
+    if lie:
+        raise RefusedError(lie)
+
+
 def _drifted(repository: Repository, path: str, made: Blob) -> Drifted:
     mine = repository.files.get(path)
     before, after = repository.content(made), repository.content(mine) if mine else b""
@@ -90,24 +105,43 @@ def _untrue_answer(said: Mapping[str, Any], made: Mapping[str, Any]) -> str | No
 
 def _untrue_level(repository: Repository, origin: Source, release: Release, text: str) -> str | None:
     """A level none of whose own files is there, or one above the answer most of whose own files are."""
-    question, answers = origin.questions(release).get(LEVEL), answers_of(text, repository)
-    if question is None or LEVEL not in answers:
+    return absent_level(repository, origin, release, text) or _hidden_level(repository, origin, release, text)
+
+
+def absent_level(repository: Repository, origin: Source, release: Release, text: str) -> str | None:
+    """Return a sentence where the answers file `text` says a level none of whose own files is in the project."""
+    level, levels = _levels(repository, origin, release, text)
+    if level is None or level - 1 not in levels:
         return None
-    level = int(answers[LEVEL])
-    mend = f"put back the level whose files are there, commit, and use `mlops-ladder climb --to {level}`."
-    levels = [int(choice) for choice in choices_of(question).values()]
+    own = _files(origin, release, text, level) - _files(origin, release, text, level - 1)
+    if not own or own & repository.files.keys():
+        return None
+    return f"{ANSWERS} says level {level}, and none of the {len(own)} files of that level is there: {_mend(level)}"
 
-    def files(at: int) -> set[str]:
-        folder = origin.render(release, {LEVEL: at}, kept=text).folder
-        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
-    if level - 1 in levels:
-        own = files(level) - files(level - 1)
-        if own and not own & repository.files.keys():
-            return f"{ANSWERS} says level {level}, and none of the {len(own)} files of that level is there: {mend}"
-    if level + 1 in levels:
-        own = files(level + 1) - files(level)
-        there = own & repository.files.keys()
-        if 2 * len(there) > len(own):
-            return f"{ANSWERS} says level {level}, and {len(there)} files of level {level + 1} are there: {mend}"
-    return None
+def _hidden_level(repository: Repository, origin: Source, release: Release, text: str) -> str | None:
+    level, levels = _levels(repository, origin, release, text)
+    if level is None or level + 1 not in levels:
+        return None
+    own = _files(origin, release, text, level + 1) - _files(origin, release, text, level)
+    there = own & repository.files.keys()
+    if 2 * len(there) <= len(own):
+        return None
+    return f"{ANSWERS} says level {level}, and {len(there)} files of level {level + 1} are there: {_mend(level)}"
+
+
+def _levels(repository: Repository, origin: Source, release: Release, text: str) -> tuple[int | None, list[int]]:
+    """Return the level of an answers file and those of the template; None where it has none."""
+    question, level = origin.questions(release).get(LEVEL), answers_of(text, repository).get(LEVEL)
+    if question is None or not isinstance(level, int):
+        return None, []
+    return level, [int(choice) for choice in choices_of(question).values()]
+
+
+def _files(origin: Source, release: Release, text: str, level: int) -> set[str]:
+    folder = origin.render(release, {LEVEL: level}, kept=text).folder
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _mend(level: int) -> str:
+    return f"put back the level whose files are there, commit, and use `mlops-ladder climb --to {level}`."

@@ -97,7 +97,8 @@ def planned(
     results = {path: verdict.result for path, verdict in verdicts.items() if verdict.kind not in ("lost", "kept")}
     commit = repository.committed(results, _message(before, after.answers, old, new)) if results else repository.head
     changes = _changes(repository, verdicts, one, other, commit)
-    changes += _starters(repository, base, after)
+    if LEVEL in before and int(after.answers[LEVEL]) < int(before[LEVEL]):
+        changes += _starters(repository, base, after)
     sides = {path: (one.get(path), other[path]) for path, verdict in verdicts.items() if verdict.kind == "conflict"}
     return Plan(repository.project, old.name, new.name, after.answers, changes, commit, before, sides)
 
