@@ -315,6 +315,26 @@ def test_addresses_and_lists(member: Make, tmp_path: Path) -> None:
     assert row.branches == (f"mlops-ladder/{NEW}",)
 
 
+def test_template_at_an_address_is_copied_once(member: Make, released: Path, tmp_path: Path) -> None:
+    folder, template = member("plain"), tmp_path / "template"
+    git(tmp_path, "clone", "--quiet", str(released), str(template))
+    answers = folder / ".copier-answers.yml"
+    answers.write_text(re.sub("(?m)^_src_path: .*$", f"_src_path: git+file://{template}", answers.read_text()))
+    commit(folder, "Move")
+    (row,) = standing.status([str(folder)], TEAM)
+    assert (row.problem, row.late) == ("", "1 release")
+    template.rename(tmp_path / "gone")
+    for known in (versions.history, versions.newest, versions.commit, versions.behind, versions.name):
+        known.cache_clear()
+    assert states(folder) == {"plain": "branch"}, "without a network, what was known the last time serves"
+    shutil.rmtree(tmp_path / "cache")
+    versions.history.cache_clear()
+    with pytest.raises(RefusedError, match="git clone failed"):
+        versions.history(f"git+file://{template}")
+    with pytest.raises(RefusedError, match=r"the template \.\./x is not on this machine, and is no address"):
+        versions.history("../x")
+
+
 def test_projects_in_folders_of_one_repository(member: Make, tmp_path: Path) -> None:
     top = tmp_path / "mono"
     for name in ("one", "two"):

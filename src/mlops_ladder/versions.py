@@ -14,6 +14,9 @@ from .errors import RefusedError
 from .places import ADDRESS, cache, said
 from .repository import git
 
+SHORT = {"gh:": "https://github.com/", "gl:": "https://gitlab.com/", "git+": ""}
+"""What Copier takes before an address or in its place."""
+
 
 @dataclass(frozen=True)
 class Behind:
@@ -41,9 +44,9 @@ def history(url: str) -> Path:
     local = Path(url.removeprefix("file://")).expanduser()
     if local.is_dir():
         return local
-    if not ADDRESS.match(url) and not url.startswith("gh:"):
-        raise RefusedError(f"the template {url} is not on this machine: give its address with --template")
-    address = f"https://github.com/{url.removeprefix('gh:')}" if url.startswith("gh:") else url
+    address = next((long + url.removeprefix(short) for short, long in SHORT.items() if url.startswith(short)), url)
+    if not ADDRESS.match(address):
+        raise RefusedError(f"the template {url} is not on this machine, and is no address")
     mirror = cache() / "templates" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.git"
     if not mirror.exists():
         mirror.parent.mkdir(parents=True, exist_ok=True)
