@@ -308,8 +308,10 @@ def test_addresses_and_lists(member: Make, tmp_path: Path) -> None:
     assert [(place.name, place.problem[:10]) for place in places[:2]] == [("plain", ""), ("origin", "")]
     assert "is no folder" in places[2].problem
     assert "file:///nowhere/at/all.git: git clone failed" in places[3].problem
+    (outcome,) = fleet.update(found([address]), TEAM, workers=1)
+    assert (outcome.state, "--push sends it" in outcome.said, branches(bare)) == ("branch", True, [])
     (outcome,) = fleet.update(found([address]), TEAM, push=True, workers=1)
-    assert outcome.state == "branch"
+    assert outcome.state == "branch", "what an earlier run made is sent"
     assert branches(bare) == [f"mlops-ladder/{NEW}"]
     (row,) = standing.status([address], TEAM)
     assert row.branches == (f"mlops-ladder/{NEW}",)

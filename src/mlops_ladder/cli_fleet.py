@@ -91,7 +91,11 @@ def update(
             told=lambda outcome: progress.update(bar, advance=1, description=outcome.name),
         )
     if as_json:
-        print(json.dumps([asdict(one) for one in outcomes], indent=2))
+        print(
+            json.dumps(
+                [{name: value for name, value in asdict(one).items() if name != "key"} for one in outcomes], indent=2
+            )
+        )
     else:
         table = Table("repository", "", "what", "branch", box=None, pad_edge=False)
         for one in outcomes:

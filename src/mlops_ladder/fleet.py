@@ -134,7 +134,10 @@ def _updated(job: Job) -> Outcome:
         return _outcome(job, "current", f"it has {version}", **more)
     name = branches_of(folder) + versions.name(url, to) + (f"-{_digest(wanted)[:6]}" if wanted else "")
     if said(folder, "for-each-ref", f"refs/heads/{name}"):
-        return _outcome(job, *_earlier(folder, name, known.head), branch=name, **more)
+        state, what = _earlier(folder, name, known.head)
+        if state == "branch" and job.push:  # a run may have been killed before it did
+            _push(folder, name)
+        return _outcome(job, state, what, branch=name, **more)
     more["key"] = _digest([str(folder), known.head, versions.commit(url, to), wanted])
     if before := _remembered().get(more["key"]):
         return _outcome(job, "left", before["said"], changes=tuple(before["changes"]), **more)
@@ -149,9 +152,14 @@ def _updated(job: Job) -> Outcome:
         return _outcome(job, "left", f"a person must decide: {'; '.join(reasons)}", changes=hard, **more)
     plan.branched(planned, name)
     if job.push:
-        git("push", "--quiet", "origin", f"refs/heads/{name}", cwd=folder)
+        _push(folder, name)
     changes = _told(planned.changes)
-    return _outcome(job, "branch", _counted(changes), branch=name, changes=changes, **more)
+    where = " (in this machine's copy only: --push sends it)" if job.place.url and not job.push else ""
+    return _outcome(job, "branch", f"{_counted(changes)}{where}", branch=name, changes=changes, **more)
+
+
+def _push(folder: Path, name: str) -> None:
+    git("push", "--quiet", "origin", f"refs/heads/{name}", cwd=folder)
 
 
 def _told(changes: Iterable[Change]) -> tuple[dict[str, str], ...]:
