@@ -26,19 +26,21 @@ from flight_delays.ops.guards import Scene as Stage
 from flight_delays.ops.guards_3 import alone
 from flight_delays.ops.log import SERVICES, Notes, Writer, noted
 from flight_delays.ops.log.compact import compact
-from flight_delays.ops.monitor import Age, Aging, Verdict, health, quality, read, scene
-from flight_delays.ops.monitor.alerts import alerts, begun
+from flight_delays.ops.monitor import RECORDS, Age, Aging, Record, State, Verdict, dump, health, quality, read, scene
+from flight_delays.ops.monitor.alerts import alerts, begun, expose
 from flight_delays.ops.monitor.cells import counted
 from flight_delays.ops.monitor.drift import judge
 from flight_delays.ops.monitor.windows import look_into
 from flight_delays.ops.process.schema import drawn
+from flight_delays.ops.register.events import add, append
 from flight_delays.ops.release.policy import Policy
 from flight_delays.ops.release.store import opened
 from flight_delays.ops.scorer import Packed
-from flight_delays.ops.serve import Answered, Measure
+from flight_delays.ops.serve import Answered, Measure, watched
 from flight_delays.ops.serve.live import Live
 from flight_delays.ops.serve.metrics import BOUNDS, Counts
 from flight_delays.ops.serve.score import complete
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import TypeAdapter
 
 SIZE, WINDOWS, LEAST_KILLS = 200, 40, 8
@@ -249,3 +251,60 @@ def test_a_service_notes_how_it_fares(seen: scene.Scene) -> None:
     assert measure.packages is not None
     assert measure.packages["numpy"] == np.__version__
     assert noted(time.time() + 60) == []
+
+
+def exposed() -> dict[str, float]:
+    """Return the series that Prometheus reads, but for when they were begun."""
+    expose("prod", 5e9)
+    found = [
+        (sample.name, *sample.labels.values(), sample.value)
+        for family in text_string_to_metric_families(watched("prod").read_text(encoding="utf-8"))
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    ]
+    return {" ".join(map(str, names)): value for *names, value in found}
+
+
+def test_prometheus_is_told_what_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alarms until they are quiet, of the model that answers; as many series whatever the columns are called."""
+    monkeypatch.chdir(tmp_path)
+    Path("logs").mkdir()
+    nothing = exposed()
+    assert (nothing["monitor_windows"], nothing["monitor_alarms data drift"]) == (0.0, 0.0)
+
+    def judged(number: int, model: str, *verdicts: Verdict) -> None:
+        at = (f"{number}-1", f"{number}-500", 1e9, 2e9, 500, 0, 0)
+        add(RECORDS, dump(Record(number, "prod", *at, model, 1, 3e9, list(verdicts))))
+
+    def drift(column: str, state: State, figure: float) -> Verdict:
+        return Verdict("data drift", column, state, figure, 4.0, "It drifts.")
+
+    judged(1, "a", drift("x", "alarm", 8.0), drift("y", "alarm", 6.0))
+    quality = Verdict("quality", "all answers", "quiet", 0.7, 0.6, "Good.", 0.65, 0.75)
+    judged(2, "a", drift("x", "alarm", 12.0), drift("y", "quiet", 1.0), quality)
+    old = Verdict("freshness", "answers", "alarm", 25.0, 24.0, "It is old.")
+    judged(3, "a", drift("x", "suspected", 5.0), old)
+    append("retrain", outcome="begun", attempt="1")
+    append("retrain", outcome="refused", attempt="1")
+    append("freeze", why="a test")
+    found = exposed()
+    wanted = {
+        "monitor_windows": 3.0,
+        "monitor_frozen": 1.0,
+        "monitor_looked_timestamp_seconds": 5e9,
+        "monitor_alarms data drift": 1.0,
+        "monitor_alarms freshness": 1.0,
+        "monitor_alarms quality": 0.0,
+        "monitor_drift_ratio data drift": 1.25,
+        "monitor_quality figure": 0.7,
+        "monitor_quality low": 0.65,
+        "monitor_quality limit": 0.6,
+        "monitor_last_timestamp_seconds answers": 3e9 - 25 * 3600,
+        "monitor_retrainings_total refused": 1.0,
+        "monitor_retrainings_total deployed": 0.0,
+    }
+    assert {name: found[name] for name in wanted} == wanted
+    judged(4, "b", *(drift(f"another {number}", "alarm", 5.0) for number in range(50)))
+    other = exposed()
+    assert other["monitor_alarms data drift"] == 50.0, "those of the model before are over"
+    assert other.keys() <= found.keys()
