@@ -144,6 +144,13 @@ def targets(project: Path) -> list[str]:
     return re.findall(r"(?m)^([a-z-]+):.*## ", "".join(page.read_text(encoding="utf-8") for page in pages))
 
 
+def test_help_lists_each_command_once_and_none_of_the_inner_ones(plain: list[Tree]) -> None:
+    for project in plain:
+        listed = targets(project.folder)
+        assert len(listed) == len(set(listed))
+        assert "ready" not in listed
+
+
 def test_recipes_of_make(plain: list[Tree], tmp_path: Path) -> None:
     for number, project in enumerate(plain):
         folder = tmp_path / str(number)

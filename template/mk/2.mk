@@ -32,7 +32,7 @@ models: ## list the versions of the model, and what each environment uses
 runs: ## list the runs side by side
 	@$(OPS) runs
 
-promote: ## point an environment to a version: make promote VERSION=3 ENV=prod (WHY=reason)
+promote: ## let an environment use a version: make promote VERSION=3 ENV=prod (WHY=reason)
 	@$(OPS) promote --version "$$VERSION" --why "$$WHY"
 
 ui: PORT = 5000

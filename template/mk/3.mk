@@ -1,12 +1,12 @@
 # Level 3
 export ID WHY SHARE SHADOW DECIDE
 
-.PHONY: deploy rollback approve releases ship canary trace explain feedback score bench
+.PHONY: deploy rollback approve refuse releases ship canary trace explain feedback score bench
 
-ready:: ## the key that signs releases
+ready:: # the key that signs releases
 	@$(OPS) key
 
-deploy: ## let an environment use a version, if every gate lets it: make deploy VERSION=3 ENV=dev (WHY=reason)
+deploy: ## let an environment use a version, if every gate lets it (promote does the same): make deploy VERSION=3 ENV=dev (WHY=reason)
 	@$(OPS) deploy --version "$$VERSION" --why "$$WHY"
 
 rollback: ## let an environment use what it used before: make rollback ENV=prod (WHY=reason)
@@ -15,10 +15,13 @@ rollback: ## let an environment use what it used before: make rollback ENV=prod 
 approve: ## say that a version may go to an environment: make approve VERSION=3 ENV=prod (WHY=reason)
 	@$(OPS) approve --version "$$VERSION" --why "$$WHY"
 
+refuse: ## say that a version may not go to an environment: make refuse VERSION=3 ENV=prod WHY=reason
+	@$(OPS) refuse --version "$$VERSION" --why "$$WHY"
+
 releases: ## verify the ledger, and show what each environment uses and how it came to it
 	@$(OPS) releases
 
-ship: ## take a version all the way: dev, staging, the image's smoke test, canary, prod (VERSION=; else the newest)
+ship: ## take a version all the way: dev, staging, a smoke test of the service, prod (VERSION=; else the newest)
 	@$(OPS) ship --version "$$VERSION"
 
 canary: ## let a challenger answer a share of the requests: make canary VERSION=4 ENV=prod (SHADOW=yes); DECIDE=yes or stop ends it

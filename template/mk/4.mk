@@ -1,7 +1,7 @@
 # Level 4
 export ONCE FAULT ROWS URL SEED
 
-.PHONY: monitor compact freeze thaw selftest autopilot status rehearse simulate
+.PHONY: monitor compact freeze thaw selftest autopilot status console rehearse simulate
 
 monitor: ## judge what an environment answered since the last look: make monitor ENV=prod; or FILE=scored.parquet
 	@$(OPS) monitor --file "$$FILE"
@@ -26,6 +26,10 @@ status: ## write reports/status.html: is it on, is it good, for whom is it bad, 
 
 rehearse: ## live through your own past with the whole loop before it goes live: reports/rehearsal.html
 	@$(OPS) rehearse
+
+console: PORT = 8090
+console: ## serve the status page, made anew at every look, and a page to try cases and to decide (PORT=8090)
+	@$(OPS) console --port "$(PORT)" --url "$${URL:-http://127.0.0.1:8080}"
 
 simulate: ## send a running service traffic with truth, and a fault in it: make simulate FAULT=concept (ROWS=1000, SEED=0)
 	@$(OPS) simulate --fault "$${FAULT:-none}" --rows "$${ROWS:-1000}" --url "$${URL:-http://127.0.0.1:8080}" --seed "$${SEED:-0}"

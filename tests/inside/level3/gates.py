@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -205,6 +208,37 @@ def test_what_was_rolled_back_goes_no_further_until_it_comes_again() -> None:
         assert gates.order(moved(*moves), "a", "staging").passed is stands, moves
     assert not gates.order(moved("a"), "a", "prod").passed
     assert gates.order([], "a", "dev").passed
+
+
+def test_a_refusal_by_a_person_holds_until_somebody_approves() -> None:
+    def about(kind: str, who: str, environment: str = "prod") -> tuple[str, dict[str, Any]]:
+        return kind, {"digest": "a", "environment": environment, "who": who, "why": "it forgets the winter"}
+
+    ann, bob, no = about("approve", "Ann <ann@x>"), about("approve", "Bob <bob@x>"), about("refuse", "Eve <eve@x>")
+    for said, wanted, rule in (
+        ([no], 0, "person"),
+        ([ann, bob, no], 2, "person"),
+        ([no, ann], 1, ""),
+        ([ann, no, bob], 2, "approvals"),
+        ([about("refuse", "Eve <eve@x>", "dev")], 0, ""),
+    ):
+        found = gates.approvals(entries(*said), "a", "prod", wanted, set())
+        assert (found.passed, found.rule) == (not rule, rule or "approvals")
+        assert ("Eve <eve@x> refused it for prod (it forgets the winter)" in found.sentence) is (rule == "person")
+    assert gates.approvals(entries(no), "b", "prod", 0, set()).passed
+
+
+def test_before_anything_was_made_each_command_says_what_to_do(tmp_path: Path) -> None:
+    shutil.copytree("config", tmp_path / "config")
+    for words, code, told in (
+        ("releases", 0, "nothing is released yet; `make deploy ENV=dev` releases the newest version"),
+        ("deploy --env dev", 1, "registered: none yet; `make train` registers what it makes"),
+        ("serve --port 0", 1, "nothing is in prod yet: `make train` makes a version, `make ship` ships it"),
+    ):
+        command = [sys.executable, "-m", "flight_delays.ops", *words.split()]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, len((done.stdout + done.stderr).splitlines())) == (code, 1)
+        assert told in done.stdout + done.stderr
 
 
 def test_people_are_counted_once_and_makers_not_at_all() -> None:

@@ -431,6 +431,29 @@ def test_an_approved_deployment_waits_no_more(facts: Facts) -> None:
     assert gather("prod", NOW).waiting == []
 
 
+def test_what_a_person_refused_waits_no_more(facts: Facts) -> None:
+    seventh = next(one.about["digest"] for one in facts.waiting if one.kind == "approval")
+    about = {"environment": "prod", "version": 7, "digest": seventh}
+    entry(56.5, "approve", BO, why="read its card", **about)
+    assert {one.kind for one in gather("prod", NOW).waiting} == {"approved", "experiment"}
+    entry(56.6, "refuse", BO, why="it forgets the winter", **about)
+    refused = gather("prod", NOW)
+    assert {one.kind for one in refused.waiting} == {"experiment"}
+    page = shown(refused)
+    assert "Version 7 was refused for production, by a person" in page.words["en"]
+    assert "La version 7 a été refusée par quelqu'un pour : production" in page.words["fr"]
+    refusal(56.7, 7, seventh, "prod", person="Bo Li refused it for prod")
+    assert {one.kind for one in gather("prod", NOW).waiting} == {"experiment"}
+
+
+def test_a_retraining_that_is_over_waits_no_more(facts: Facts) -> None:
+    event(57, "retrain", outcome="waits", attempt="b", version=8)
+    assert {one.about["version"] for one in gather("prod", NOW).waiting if one.kind == "approval"} == {7, 8}
+    event(57.5, "retrain", outcome="refused", attempt="b", version=8, told="prod: person")
+    assert {one.about["version"] for one in gather("prod", NOW).waiting if one.kind == "approval"} == {7}
+    assert facts.waiting
+
+
 def test_another_environment_has_its_own_page(facts: Facts) -> None:
     record(60, 4, "0" * 64, quality(0.4), environment="dev")
     assert gather("prod", NOW) == facts

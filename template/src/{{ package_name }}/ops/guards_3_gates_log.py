@@ -74,6 +74,11 @@ def _approvals(_: Scene, faulty: bool) -> gates.Result:
     return gates.approvals(entries, "5e1f", "staging", 1, {f"A <{'ANN' if faulty else 'bob'}@localhost>"})
 
 
+def _person(_: Scene, faulty: bool) -> gates.Result:
+    said = [(kind, {"digest": "5e1f", "why": "it forgets the winter"}) for kind in ("refuse", "approve")]
+    return gates.approvals(_entries(*said[: 1 if faulty else 2]), "5e1f", "staging", 0, ())
+
+
 def _renamed(scene: Scene, faulty: bool) -> gates.Result:
     inputs = {name: {"type": column.type} for name, column in scene.data.inputs.items()}
     output = {"target": scene.data.target, "type": scene.data.columns[scene.data.target].type}
@@ -205,6 +210,7 @@ TABLE: tuple[Guard, ...] = (
     Guard("other signature", "release", "a version with another's signature", _gate(_signed, "signed", "5e1f")),
     Guard("rolled back before", "release", "what was rolled back one environment before", _gate(_order, "staging")),
     Guard("own approval", "release", "an approval by whoever made the version", _gate(_approvals, "0 of 1", "staging")),
+    Guard("refused by a person", "release", "a version that a person refused", _gate(_person, "forgets the winter")),
     Guard("renamed column", "release", "a contract that breaks a client", _gate(_renamed, "_2", "0 are allowed")),
     Guard("shuffled labels", "release", "a model no better than a constant", _gate(_shuffled, "quality", "constant")),
     Guard("worse model", "release", "a model worse than the champion", _gate(_worse, "champion", "of the lead")),

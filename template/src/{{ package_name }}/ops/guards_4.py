@@ -28,8 +28,10 @@ from .scorer import Packed, Signature
 from .serve import Measure
 from .serve.metrics import BOUNDS
 from .serve.protocols import plain
+from .status.console import refuse_others, refuse_without
 
 DAY, HALF, QUARTER = 86_400.0, ROWS // 2, ROWS // 4
+KNOWN = "that of a console"
 Seen = scene.Scene
 Change = Callable[[Seen], Seen]
 
@@ -270,6 +272,19 @@ def _strange(_: Scene) -> Planted:
     return Planted(lambda: Caller("http://127.0.0.1:8080"), lambda: Caller("http://192.0.2.1:8080"), ("this machine",))
 
 
+def _asked(name: str, **fault: str) -> Callable[[Scene], Planted]:
+    """Send the console a form from a page of its own, and the same with something else in its place."""
+
+    def planted(_: Scene) -> Planted:
+        def sent(token: str = KNOWN, **other: str) -> None:
+            refuse_others("POST", {"host": "127.0.0.1:8090", "origin": "http://127.0.0.1:8090", **other}, 8090)
+            refuse_without(KNOWN, token)
+
+        return Planted(sent, partial(sent, **fault), (name,))
+
+    return planted
+
+
 TABLE: tuple[Guard, ...] = (
     Guard("shifted column", "monitor", "inputs unlike those of training", _watch(health.data_drift, _shifted, "drift")),
     Guard("stuck answers", "monitor", "answers unlike the release's", _watch(health.prediction_drift, STUCK, "drift")),
@@ -287,6 +302,9 @@ TABLE: tuple[Guard, ...] = (
     Guard("old model", "monitor", "a model older than its kind may get", _watch(health.staleness, OLD, "older")),
     Guard("cut log", "log", "a compacted file of the log that is not as it was written", _compacted),
     Guard("strange address", "retrain", "simulated traffic for another machine", _strange),
+    Guard("wrong token", "status", "to change something without the token", _asked("not the token", token="")),
+    Guard("foreign form", "status", "a form of another site", _asked("a page of", origin="http://192.0.2.1")),
+    Guard("foreign name", "status", "the console under another name", _asked("192.0.2.1", host="192.0.2.1:8090")),
     Guard("stopped feed", "monitor", "silence", _watch(health.freshness, _silent, "25 hours ago")),
     Guard("frozen", "retrain", "a retraining while all is frozen", _restrained("an audit", frost=FROST)),
     Guard("stale data", "retrain", "a retraining on stale data", _restrained("the data are stale", stale=True)),

@@ -69,19 +69,30 @@ def approve(version: Version = "", environment: Environment = "", why: Why = "")
     say_so(load(Policy), version, environment, why, typer.echo)
 
 
+@app.command("refuse")
+def refuse(version: Version = "", environment: Environment = "", why: Why = "") -> None:
+    """Say that a version may not go to an environment, until somebody approves of it."""
+    from .release.deploy import refuse as say_no
+
+    say_no(load(Policy), version, environment, why, typer.echo)
+
+
 @app.command("releases")
 def releases() -> None:
     """Verify the ledger, and show what each environment uses and how it came to it."""
     from .register.views import console
     from .release.deploy import overview
 
-    for table in overview(load(Policy)):
+    tables = overview(load(Policy))
+    if not tables:
+        typer.echo("nothing is released yet; `make deploy ENV=dev` releases the newest version, and lets dev use it")
+    for table in tables:
         console().print(table)
 
 
 @app.command("ship")
 def ship(version: Version = "") -> None:
-    """Take a version all the way to production: dev, staging, the image's smoke test, canary, prod."""
+    """Take a version all the way: dev, staging, a smoke test of the service that no client sees, prod."""
     from .log.truth import logged
     from .release.deploy import ship as all_the_way
 

@@ -18,6 +18,8 @@ from .verbs_2 import Environment
 from .verbs_3 import Why
 
 app = typer.Typer()
+URL = "http://127.0.0.1:8080"
+"""Where `make serve` answers."""
 
 
 @app.command("monitor")
@@ -55,26 +57,18 @@ def compact() -> None:
 @app.command("freeze")
 def freeze(why: Why = "") -> None:
     """Stop what changes by itself; watching and logging go on."""
-    from .register.events import append, frozen
+    from .retrain import autopilot
 
-    if not why:
-        raise ProjectError("say why, for those who find it frozen: make freeze WHY=reason")
-    if found := frozen():
-        raise ProjectError(f"it is frozen already, by {found['who']} ({found['why']}); make thaw ends it")
-    append("freeze", why=why)
+    autopilot.freeze(why)
     typer.echo("frozen: nothing is retrained or deployed by itself until make thaw WHY=reason; watching goes on")
 
 
 @app.command("thaw")
 def thaw(why: Why = "") -> None:
     """Let it change by itself again."""
-    from .register.events import append, frozen
+    from .retrain import autopilot
 
-    if not why:
-        raise ProjectError("say why, for those who froze it: make thaw WHY=reason")
-    if not frozen():
-        raise ProjectError("it is not frozen; make freeze WHY=reason does so")
-    append("thaw", why=why)
+    autopilot.thaw(why)
     typer.echo("thawed: the autopilot may retrain and deploy again, as config/monitor.yaml lets it")
 
 
@@ -132,11 +126,25 @@ def rehearse() -> None:
     typer.echo(f"wrote {live_through(world, typer.echo)}")
 
 
+@app.command("console")
+def console(
+    environment: Environment = "",
+    port: Annotated[str, typer.Option(help="Port to answer on, on this machine; 0 takes any free one")] = "8090",
+    url: Annotated[str, typer.Option(help="The running service's address, on this machine")] = URL,
+) -> None:
+    """Serve the status page, and a page to try cases and to decide."""
+    from .status.console import serve
+
+    with suppress(KeyboardInterrupt):
+        serve(port, environment or "prod", url, typer.echo)
+    typer.echo("the console is off")
+
+
 @app.command("simulate")
 def simulate(
     fault: Annotated[str, typer.Option(help="What goes wrong")] = "none",
     rows: Annotated[str, typer.Option(help="How many rows")] = "1000",
-    url: Annotated[str, typer.Option(help="The service's address, on this machine")] = "http://127.0.0.1:8080",
+    url: Annotated[str, typer.Option(help="The service's address, on this machine")] = URL,
     seed: Annotated[str, typer.Option(help="Another one draws other rows")] = "0",
 ) -> None:
     """Send a running service rows with their truth, with a fault planted in them."""

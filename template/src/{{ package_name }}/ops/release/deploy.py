@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from .gates import Ask, Result
 
 Say = Callable[[str], None]
-SHOWN = 20
-"""Lines of the ledger that the overview shows."""
+SHOWN = 20  # lines of the ledger
 
 
 def deploy(policy: Policy, version: str, environment: str, why: str, logged: Ask, say: Say) -> int:
@@ -104,28 +103,38 @@ def rollback(policy: Policy, environment: str, why: str, say: Say) -> None:
 
 def approve(policy: Policy, version: str, environment: str, why: str, say: Say) -> None:
     """Note in the ledger that whoever asks approves of a version for an environment."""
-    store = opened(policy)
-    store.settle(environment)
-    entries = store.entries()
-    digest = ledger.released(entries, _number(version))
-    if digest is None:
-        raise ProjectError(f"version {version} is not released; first `make deploy VERSION={version} ENV=dev`")
-    entry = store.append("approve", version=int(version), environment=environment, digest=digest, why=why)
-    own = (
-        " (whoever made it does not count)"
-        if ledger.person(entry.who) in map(ledger.person, _makers(store, entries, digest))
-        else ""
-    )
+    store, entry = _noted("approve", policy, version, environment, why)
+    makers = _makers(store, store.entries(), entry.facts["digest"])
+    own = " (whoever made it does not count)" if ledger.person(entry.who) in map(ledger.person, makers) else ""
     say(f"{entry.who} approves of version {version} for {environment}{own}")
 
 
+def refuse(policy: Policy, version: str, environment: str, why: str, say: Say) -> None:
+    """Note in the ledger that a version may not go to an environment; raises ProjectError without a reason."""
+    if not why:
+        raise ProjectError(f"say why: make refuse VERSION={version} ENV={environment} WHY=reason")
+    _, entry = _noted("refuse", policy, version, environment, why)
+    say(f"{entry.who} refuses version {version} for {environment}: it does not go there until somebody approves of it")
+
+
+def _noted(kind: str, policy: Policy, version: str, environment: str, why: str) -> tuple[Store, Entry]:
+    """Write what a person says of a version into the ledger; raises ProjectError where it is not released."""
+    (store := opened(policy)).settle(environment)
+    digest = ledger.released(store.entries(), _number(version))
+    if digest is None:
+        raise ProjectError(f"version {version} is not released; first `make deploy VERSION={version} ENV=dev`")
+    return store, store.append(kind, version=int(version), environment=environment, digest=digest, why=why)
+
+
 def overview(policy: Policy) -> list[Table]:
-    """Return what each environment uses, and the last lines of the ledger, whose chain is verified."""
+    """Return what each environment uses, and the last lines of the ledger; nothing where it has none."""
     from rich.markup import escape
     from rich.table import Table
 
     store = opened(policy)
     entries = store.entries()
+    if not entries:
+        return []
     uses = Table("environment", "version", "bundle", "since", "by", "why", title="Environments", title_justify="left")
     for environment in get_args(Environment):
         move = ledger.last_move(entries, environment)
@@ -254,9 +263,9 @@ def _table(results: Sequence[Result]) -> Table:
     from rich.table import Table
 
     table = Table("gate", "", "figure", "limit", box=None, padding=(0, 2, 0, 0))
-    for result in results:
-        mark = "[green]passed[/]" if result.passed else "[red]refused[/]"
-        table.add_row(result.rule, mark, escape(result.figure), escape(result.limit))
+    for one in results:
+        said = "[green]passed[/]" if one.passed else "[red]refused[/]"
+        table.add_row(one.rule, said, *map(escape, (one.figure, one.limit)))
     return table
 
 

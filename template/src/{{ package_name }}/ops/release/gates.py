@@ -22,7 +22,7 @@ from ..train import refuse_dependent
 from .bundle import FIXTURE, MODEL, TESTS, Bundle, Manifest, load
 from .contract import SHOWN, Contract, breaking
 from .evidence import Load, Logged, Trial, again, serving, suiting, tried
-from .ledger import Entry, person, refuse_unreleased, stands
+from .ledger import Entry, approvers, person, refusal, refuse_unreleased, stands
 from .policy import Budget, Policy
 
 BEFORE: dict[str, str | None] = {"dev": None, "staging": "dev", "prod": "staging"}
@@ -170,10 +170,11 @@ def contract(new: Contract, live: Contract, allowed: Collection[str] = ()) -> Re
 def approvals(
     entries: Sequence[Entry], digest: str, environment: str, wanted: int, trainers: Collection[str]
 ) -> Result:
-    """Want so many different people to have approved of this version here, those who made it not counted."""
+    """Want this version not refused here, but approved of by so many people, those who made it not counted."""
     limit = f"{wanted} people, none of whom made it"
-    said = [entry for entry in entries if entry.kind == "approve" and entry.facts["environment"] == environment]
-    people = {entry.who for entry in said if entry.facts["digest"] == digest}
+    if told := refusal(entries, digest, environment):
+        return _refused("person", "refused", "refused by nobody", told)
+    people = approvers(entries, digest, environment)
     count = len({person(who) for who in people} - {person(who) for who in trainers})
     if count < wanted:
         own = " (whoever made it does not count)" if people else ""

@@ -122,6 +122,29 @@ def stands(entries: Sequence[Entry], digest: str, environment: str) -> bool:
     return good
 
 
+def word(entries: Sequence[Entry], digest: str, environment: str) -> Entry | None:
+    """Return what a person said last of a bundle in an environment, an entry `approve` or `refuse`; None if nobody."""
+    about = (one for one in reversed(entries) if one.kind in ("approve", "refuse") and one.facts["digest"] == digest)
+    return next((one for one in about if one.facts["environment"] == environment), None)
+
+
+def approvers(entries: Sequence[Entry], digest: str, environment: str) -> set[str]:
+    """Return who approved of a bundle in an environment since it was refused, if it ever was."""
+    people: set[str] = set()
+    for entry in entries:
+        if (entry.facts.get("digest"), entry.facts.get("environment")) == (digest, environment):
+            people = set() if entry.kind == "refuse" else people | ({entry.who} if entry.kind == "approve" else set())
+    return people
+
+
+def refusal(entries: Sequence[Entry], digest: str, environment: str) -> str:
+    """Return, in words, who refused a bundle in an environment; empty where nobody did, or somebody approved since."""
+    said = word(entries, digest, environment)
+    if said is None or said.kind == "approve":
+        return ""
+    return f"{said.who} refused it for {environment} ({said.facts['why']}); `make approve` takes that back"
+
+
 def released(entries: Sequence[Entry], version: int, run: str | None = None) -> str | None:
     """Return the digest of the newest bundle of a version (of this run, if one is given); None where it has none."""
     for entry in reversed(entries):

@@ -106,7 +106,7 @@ class Store:
         """Return an environment's pointer after checking that the ledger says the same, and admitting its bundles."""
         pointer = self.pointer(environment)
         if pointer is None:
-            raise ProjectError(f"nothing is in {environment} yet: make deploy VERSION=... ENV={environment}")
+            raise ProjectError(f"nothing is in {environment} yet: `make train` makes a version, `make ship` ships it")
         entries = self.entries()
         refuse_unknown(entries, environment, pointer)
         for digest in pointer.digests:

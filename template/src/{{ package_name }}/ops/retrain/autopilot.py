@@ -22,7 +22,7 @@ from ..monitor import Monitor, read
 from ..monitor.alerts import announce
 from ..register import events
 from ..register import run as record
-from ..release.ledger import Entry
+from ..release.ledger import Entry, released, word
 from ..release.policy import Policy
 from ..release.store import Store, opened
 from . import Ended, Say, ended_by_signals, only_one, run
@@ -70,6 +70,24 @@ def autopilot(every: float, once: bool, pilot: Pilot) -> None:
             if once:
                 return
             time.sleep(every)
+
+
+def freeze(why: str) -> None:
+    """Note that what changes by itself stops; raises ProjectError without a reason, or where it has stopped already."""
+    if not why:
+        raise ProjectError("say why, for those who find it frozen: make freeze WHY=reason")
+    if found := events.frozen():
+        raise ProjectError(f"it is frozen already, by {found['who']} ({found['why']}); make thaw ends it")
+    events.append("freeze", why=why)
+
+
+def thaw(why: str) -> None:
+    """Note that it may change by itself again; raises ProjectError without a reason, or where it may already."""
+    if not why:
+        raise ProjectError("say why, for those who froze it: make thaw WHY=reason")
+    if not events.frozen():
+        raise ProjectError("it is not frozen; make freeze WHY=reason does so")
+    events.append("thaw", why=why)
 
 
 def round_trip(pilot: Pilot) -> str:
@@ -174,7 +192,7 @@ def _enter(environment: str, attempt: Attempt, version: int, pilot: Pilot, store
     _stop_if_hindered(attempt, pilot, store)
     if _entered(store, attempt, environment):
         return
-    if environment == WAY[-1] and load(Monitor).retrain.approve and not _approved(store, version):
+    if environment == WAY[-1] and load(Monitor).retrain.approve and not _said(store, version):
         raise _StopError(_wait(attempt, environment, pilot.say))
     known = len(store.entries())
     words = "--env", environment, "--version", f"{version}", "--why", attempt.why
@@ -244,11 +262,10 @@ def _entered(store: Store, attempt: Attempt, environment: str) -> bool:
     return False
 
 
-def _approved(store: Store, version: int) -> bool:
-    return any(
-        entry.kind == "approve" and (entry.facts["environment"], entry.facts["version"]) == (WAY[-1], version)
-        for entry in store.entries()
-    )
+def _said(store: Store, version: int) -> bool:
+    """Whether a person approved of a version or refused it; what a refusal means, the gates know."""
+    entries = store.entries()
+    return word(entries, released(entries, version) or "", WAY[-1]) is not None
 
 
 def _refusing(entries: Sequence[Entry], environment: str) -> list[str]:

@@ -163,7 +163,8 @@ def document(title: str, language: str, words: Mapping[str, Words], mains: Mappi
         f'<!doctype html>\n<html lang="{language}">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}{OWN}</style>\n</head>\n<body>\n"
-        f'<fieldset class="choice"><legend>{legend}</legend>{choices}</fieldset>\n{shown}\n</body>\n</html>\n'
+        f'<nav aria-label="{legend}"><fieldset class="choice"><legend>{legend}</legend>{choices}</fieldset></nav>\n'
+        f"{shown}\n</body>\n</html>\n"
     )
 
 

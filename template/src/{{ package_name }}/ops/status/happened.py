@@ -1,14 +1,17 @@
-"""What happened to the model and what waits for somebody, told from the ledger, the events, and the alerts."""
+"""What happened to the model, what waits for somebody, and what a person may do: told from ledger, events and logs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, TypeAlias
 
+from ..contract import ProjectError
 from ..monitor import Record
-from ..release.ledger import MOVES, Entry, Pointer, version
+from ..register.events import frozen
+from ..release.ledger import MOVES, Entry, Pointer, history, version
 
 Told: TypeAlias = Mapping[str, Any]
 NEAR = 1e-3
@@ -31,6 +34,18 @@ class Happening:
     """The sentences of the gates or of the monitors."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """Something that a person may do."""
+
+    action: str
+    """A key of `consequences` in words.yaml."""
+    fields: Mapping[str, str]
+    """What says it again when it is confirmed; of a move, also how things stood."""
+    about: Told
+    """What the words of its consequence are filled with; times in seconds since 1970."""
+
+
 def happened(
     environment: str,
     entries: Sequence[Entry],
@@ -47,7 +62,7 @@ def happened(
             about = {**facts, "rules": [result["rule"] for result in refused]}
             told = [_sentence(result) for result in refused]
             yield Happening(time_of(entry.time), "refused", name_of(entry.who), about, why, told)
-        elif entry.kind == "approve" or (entry.kind in MOVES and facts["environment"] == environment):
+        elif entry.kind in ("approve", "refuse") or (entry.kind in MOVES and facts["environment"] == environment):
             outcome = f"{entry.kind} {facts['outcome']}" if entry.kind == "decision" else entry.kind
             kind = f"{outcome} shadow" if entry.kind == "experiment" and facts["shadow"] else outcome
             yield Happening(time_of(entry.time), kind, name_of(entry.who), facts, why)
@@ -82,12 +97,20 @@ def approvals(entries: Sequence[Entry], log: Sequence[Told]) -> Iterator[Happeni
         if event["kind"] == "retrain" and event["outcome"] == "waits":
             about = {"version": event["version"], "environment": "prod", "figure": "0", "limit": "1"}
             judged["prod", event["version"]] = Happening(time_of(event["time"]), "approval", "", about)
+        elif event["kind"] == "retrain":  # it went on, or came to its end
+            judged.pop(("prod", event.get("version") or 0), None)
     for entry in entries:
         key = (str(entry.facts.get("environment")), entry.facts.get("version") or 0)
         refused = [result for result in entry.facts.get("results", ()) if not result["passed"]]
         if entry.kind == "gates" and [result["rule"] for result in refused] == ["approvals"]:
             about = {**entry.facts, "figure": refused[0]["figure"], "limit": refused[0]["limit"].partition(" ")[0]}
             judged[key] = Happening(time_of(entry.time), "approval", name_of(entry.who), about)
+        elif entry.kind in ("approve", "refuse"):
+            asked = judged.get(key)
+            if asked is not None and time_of(entry.time) > asked.time:
+                del judged[key]
+                if entry.kind == "approve":
+                    judged[key] = replace(asked, kind="approved")
         elif entry.kind in MOVES:  # whatever was asked for before, the environment went on
             judged = {at: one for at, one in judged.items() if at[0] != key[0] or one.time > time_of(entry.time)}
     yield from judged.values()
@@ -104,6 +127,51 @@ def experiment(move: Entry | None, entries: Sequence[Entry]) -> Iterator[Happeni
     count = int(known.is_challenger.sum()) if pointer.shadow else len(known.ids)
     about = {**move.facts, "known": count, "champion": version(entries, pointer.champion)}
     yield Happening(start, "shadow" if pointer.shadow else "experiment", name_of(move.who), about)
+
+
+def step(given: Mapping[str, str], environment: str, entries: Sequence[Entry]) -> Step:
+    """Return what a person asks to do in an environment; raises ProjectError where that cannot be."""
+    action, fields = given.get("action", ""), {"seen": _stamp(entries)}
+    about: dict[str, Any] = {"environment": environment}
+    if action == "feedback":
+        fields = {name: given.get(name, "").strip() for name in ("id", "truth")}
+        about = {**fields, **_answer(fields["id"])}
+    elif action in ("approve", "refuse"):
+        about = {name: given.get(name, "") for name in ("version", "environment")}
+        fields |= about
+    elif action == "rollback":
+        about["now"], about["version"] = pair = before(entries, environment)
+        if None in pair:
+            raise ProjectError(f"{environment} has used nothing else before; there is nothing to go back to")
+    elif action not in ("freeze", "thaw"):
+        raise ProjectError("the console knows nothing of this kind to do")
+    return Step(action, fields, about)
+
+
+def before(entries: Sequence[Entry], environment: str) -> tuple[int | None, int | None]:
+    """Return the version that an environment uses, and the one to which it would be rolled back."""
+    used = [version(entries, digest) for digest in history(entries, environment)]
+    return (used[-1] if used else None), (used[-2] if len(used) > 1 else None)
+
+
+def _stamp(entries: Sequence[Entry]) -> str:
+    """Return something that is another one once somebody moved, approved, refused, froze or thawed."""
+    said = [entry.hash for entry in entries if entry.kind not in ("bundle", "gates")]
+    frost = frozen() or {"id": ""}
+    return sha256(f"{said[-1:]} {frost['id']}".encode()).hexdigest()[:16]
+
+
+def _answer(key: str) -> Told:
+    """Return what the service answered under an id, by which version, and when."""
+    from ..log.truth import predictions
+
+    log = predictions()
+    rows = log.filter(log.id == key, log.variant != "shadow").to_pyarrow().to_pylist()
+    if not rows:
+        raise ProjectError(
+            f"the prediction log has no answer '{key[:100]}'; its id is shown with the answer of the service"
+        )
+    return {"version": rows[0]["version"], "moment": rows[0]["time"], "said": rows[0]["prediction"]}
 
 
 def held_back(log: Sequence[Told]) -> Iterator[Happening]:
