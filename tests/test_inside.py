@@ -77,5 +77,4 @@ def test_the_managed_tests_follow_other_columns(home: Path, tmp_path: Path, name
     text = model.read_text(encoding="utf-8").replace("RandomForestClassifier", "LogisticRegression")
     model.write_text("\n".join(line for line in text.splitlines() if not line.startswith("parameters")) + "\n")
     python, path = home / ".venv/bin/python", os.pathsep.join([str(project / "src"), os.environ.get("PYTHONPATH", "")])
-    tests = [project / "tests" / "ops" / f"test_{module}.py" for module in ("train", "guards")]
-    must([python, "-m", "pytest", "-q", *tests], project, PYTHONPATH=path)
+    must([python, "-m", "pytest", "-q", project / "tests" / "ops" / "test_train.py"], project, PYTHONPATH=path)

@@ -122,7 +122,7 @@ def _parity(scene: Scene, faulty: bool) -> gates.Result:
     rows = json.loads((model.folder / bundle.FIXTURE).read_bytes())["dataframe_records"]
     packed = model.prepare(from_records(rows, model.scorer.signature.inputs))
     raw = model.scorer.run(packed)
-    log = evidence.Logged(release.digest, rows, packed, raw + faulty * (1 + np.abs(raw)) / 100)
+    log = evidence.Logged(release.digest, rows, packed, (raw + faulty * (1 + np.abs(raw)) / 100).astype(np.float32))
     return gates.parity(model, scene.rows, [log], [evidence.again(model, log, 1e-5)], Policy())
 
 

@@ -31,7 +31,6 @@ from .serve.protocols import plain
 from .status.console import refuse_others, refuse_without
 
 DAY, HALF, QUARTER = 86_400.0, ROWS // 2, ROWS // 4
-KNOWN = "that of a console"
 Seen = scene.Scene
 Change = Callable[[Seen], Seen]
 
@@ -67,17 +66,9 @@ def quiet(stage: Scene) -> Seen:
     by = tuple(name for name in columns if stage.data.columns[name].type in ("text", "boolean"))
     data = stage.data.model_copy(update={"slices": list(by), "columns": _sensitive(stage, by)})
     constant = np.full(len(signature.classes) or 1, 1 / len(signature.classes) if signature.classes else 0.0)
-    promise = scene.Promise(
-        metric=stage.model.metric,
-        by=by,
-        inputs=summarise({name: values[:HALF] for name, values in columns.items()}),
-        learned=answers,
-        tested=answers,
-        constant=constant.tolist(),
-        lead=0.0,
-        leads={},
-        edges=dict.fromkeys(by, ()),
-    )
+    told: dict[str, Any] = {"learned": answers, "tested": answers, "constant": constant.tolist(), "lead": 0.0}
+    inputs = summarise({name: values[:HALF] for name, values in columns.items()})
+    promise = scene.Promise(stage.model.metric, by, inputs, leads={}, edges=dict.fromkeys(by, ()), **told)
     clock = scene.Clock(0.0, 0.0, asked=0.0, answered=DAY, told=DAY, truths=ROWS, now=DAY + 60)
     calm = [0, 100, *[0] * (len(BOUNDS) - 1)]
     measures = [Measure(ROWS + 60.0 * minute, "one", model.digest, calm, 200.0) for minute in range(MEASURES)]
@@ -190,8 +181,7 @@ def _hundredfold(rows: scene.Rows) -> scene.Rows:
 
 
 def _silent(seen: Seen) -> Seen:
-    hours = seen.settings.freshness.answer_hours + 1
-    return replace(seen, clock=replace(seen.clock, now=DAY + 3600 * hours))
+    return replace(seen, clock=replace(seen.clock, now=DAY + 3600 * (seen.settings.freshness.answer_hours + 1)))
 
 
 def _boastful(seen: Seen) -> Seen:
@@ -218,6 +208,7 @@ SLOW = _fared(seconds=lambda _, one: one.seconds[::-1])
 HEAVY = _fared(memory_mb=lambda _, __: 4000.0)
 LEAKING = _fared(memory_mb=lambda number, _: 200.0 + 2 * number)
 OTHER = _fared(packages=lambda _, __: {"part": "2"})
+STRANGE = Planted(partial(Caller, "http://127.0.0.1:8080"), partial(Caller, "http://192.0.2.1:8080"), ("this machine",))
 OLD: Change = partial(replace, aging=Aging([Age(0.5, 0.4, 0.3, 0.5)], lead=0.5))
 
 
@@ -256,8 +247,7 @@ def _compacted(stage: Scene) -> Planted:
 
     def read(part: str, kept: int | None) -> None:
         with alone(stage):
-            folder = Path(part)
-            folder.mkdir(exist_ok=True)
+            (folder := Path(part)).mkdir(exist_ok=True)
             said = log.Line("1-1", 0.0, "live", 1, "champion", None, {}, [], [], 1.0, None)
             (folder / f"{old:{log.BEGUN}}-guard-000001.jsonl").write_bytes(msgspec.json.encode(said) + b"\n")
             compact(Log(), folder)
@@ -268,21 +258,14 @@ def _compacted(stage: Scene) -> Planted:
     return Planted(partial(read, "whole", None), partial(read, "cut", -10), ("parquet", "move it away"))
 
 
-def _strange(_: Scene) -> Planted:
-    return Planted(lambda: Caller("http://127.0.0.1:8080"), lambda: Caller("http://192.0.2.1:8080"), ("this machine",))
-
-
 def _asked(name: str, **fault: str) -> Callable[[Scene], Planted]:
     """Send the console a form from a page of its own, and the same with something else in its place."""
 
-    def planted(_: Scene) -> Planted:
-        def sent(token: str = KNOWN, **other: str) -> None:
-            refuse_others("POST", {"host": "127.0.0.1:8090", "origin": "http://127.0.0.1:8090", **other}, 8090)
-            refuse_without(KNOWN, token)
+    def sent(given: str = "known", **other: str) -> None:
+        refuse_others("POST", {"host": "127.0.0.1:8090", "origin": "http://127.0.0.1:8090", **other}, 8090)
+        refuse_without("known", given)
 
-        return Planted(sent, partial(sent, **fault), (name,))
-
-    return planted
+    return lambda _: Planted(sent, partial(sent, **fault), (name,))
 
 
 TABLE: tuple[Guard, ...] = (
@@ -301,8 +284,8 @@ TABLE: tuple[Guard, ...] = (
     Guard("other package", "monitor", "other packages than the release's", _watch(health.packages, OTHER, "part is 2")),
     Guard("old model", "monitor", "a model older than its kind may get", _watch(health.staleness, OLD, "older")),
     Guard("cut log", "log", "a compacted file of the log that is not as it was written", _compacted),
-    Guard("strange address", "retrain", "simulated traffic for another machine", _strange),
-    Guard("wrong token", "status", "to change something without the token", _asked("not the token", token="")),
+    Guard("strange address", "retrain", "simulated traffic for another machine", lambda _: STRANGE),
+    Guard("wrong token", "status", "to change something without the token", _asked("not the token", given="")),
     Guard("foreign form", "status", "a form of another site", _asked("a page of", origin="http://192.0.2.1")),
     Guard("foreign name", "status", "the console under another name", _asked("192.0.2.1", host="192.0.2.1:8090")),
     Guard("stopped feed", "monitor", "silence", _watch(health.freshness, _silent, "25 hours ago")),

@@ -57,18 +57,18 @@ def compact() -> None:
 @app.command("freeze")
 def freeze(why: Why = "") -> None:
     """Stop what changes by itself; watching and logging go on."""
-    from .retrain import autopilot
+    from .register import events
 
-    autopilot.freeze(why)
+    events.freeze(why)
     typer.echo("frozen: nothing is retrained or deployed by itself until make thaw WHY=reason; watching goes on")
 
 
 @app.command("thaw")
 def thaw(why: Why = "") -> None:
     """Let it change by itself again."""
-    from .retrain import autopilot
+    from .register import events
 
-    autopilot.thaw(why)
+    events.thaw(why)
     typer.echo("thawed: the autopilot may retrain and deploy again, as config/monitor.yaml lets it")
 
 

@@ -65,6 +65,24 @@ def frozen() -> Event | None:
     return moves[-1] if moves and moves[-1]["kind"] == "freeze" else None
 
 
+def freeze(why: str) -> None:
+    """Note that what changes by itself stops; raises ProjectError without a reason, or where it has stopped already."""
+    if not why:
+        raise ProjectError("say why, for those who find it frozen: make freeze WHY=reason")
+    if found := frozen():
+        raise ProjectError(f"it is frozen already, by {found['who']} ({found['why']}); make thaw ends it")
+    append("freeze", why=why)
+
+
+def thaw(why: str) -> None:
+    """Note that it may change by itself again; raises ProjectError without a reason, or where it may already."""
+    if not why:
+        raise ProjectError("say why, for those who froze it: make thaw WHY=reason")
+    if not frozen():
+        raise ProjectError("it is not frozen; make freeze WHY=reason does so")
+    append("thaw", why=why)
+
+
 def who() -> str:
     """Return the person as git knows them, or else the user of the operating system."""
     name, address = (_asked("git", "config", f"user.{key}") for key in ("name", "email"))

@@ -72,24 +72,6 @@ def autopilot(every: float, once: bool, pilot: Pilot) -> None:
             time.sleep(every)
 
 
-def freeze(why: str) -> None:
-    """Note that what changes by itself stops; raises ProjectError without a reason, or where it has stopped already."""
-    if not why:
-        raise ProjectError("say why, for those who find it frozen: make freeze WHY=reason")
-    if found := events.frozen():
-        raise ProjectError(f"it is frozen already, by {found['who']} ({found['why']}); make thaw ends it")
-    events.append("freeze", why=why)
-
-
-def thaw(why: str) -> None:
-    """Note that it may change by itself again; raises ProjectError without a reason, or where it may already."""
-    if not why:
-        raise ProjectError("say why, for those who froze it: make thaw WHY=reason")
-    if not events.frozen():
-        raise ProjectError("it is not frozen; make freeze WHY=reason does so")
-    events.append("thaw", why=why)
-
-
 def round_trip(pilot: Pilot) -> str:
     """Look, decide, and do what is to be done; return how it stands, in a sentence."""
     looked = run([*pilot.command, "monitor", "--env", WAY[-1]], lambda line: _heard(line, pilot.say))

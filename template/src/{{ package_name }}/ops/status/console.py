@@ -36,7 +36,7 @@ from ..release import deploy
 from ..release.bundle import Bundle
 from ..release.policy import Policy
 from ..release.store import opened
-from ..retrain import Say, autopilot, ended_by_signals
+from ..retrain import Say, ended_by_signals
 from ..retrain.simulate import Caller
 from ..serve.app import answered, class_names, listening
 from ..serve.guard import Refusal, refusal
@@ -252,7 +252,7 @@ class Console:
             about = asked.fields["version"], asked.fields["environment"]
             getattr(deploy, asked.action)(self.policy, *about, why, say)
         else:
-            getattr(autopilot, asked.action)(why)
+            getattr(events, asked.action)(why)
 
 
 def _answered(bundle: Bundle, case: Given) -> Answer:
