@@ -73,7 +73,7 @@ def quiet(stage: Scene) -> Seen:
     calm = [0, 100, *[0] * (len(BOUNDS) - 1)]
     measures = [Measure(ROWS + 60.0 * minute, "one", model.digest, calm, 200.0) for minute in range(MEASURES)]
     about = (Monitor(), Policy(), data, stage.model, model, promise, clock, known, parts[1], parts[0])
-    seen = Seen(*about, measures, Aging([Age(0.5, 0.0, -0.1, 0.1)], lead=0.5))
+    seen = Seen(*about, measures, Aging([Age(30, 0.0, -0.1, 0.1)], lead=0.5))
     drawn, facts = seen.trial(known.known), METRICS[stage.model.metric]
     lead = float(facts.gain(drawn["model"], drawn["constant"])[0])
     return replace(seen, promise=replace(promise, lead=lead, leads=dict.fromkeys(_values(seen), lead)))
