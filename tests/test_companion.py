@@ -218,6 +218,29 @@ def test_files_and_folders_in_each_others_place(template: Path, tmp_path: Path) 
     assert (project / "fresh.py" / "inside.txt").read_text() == MINE
 
 
+def test_the_template_turns_files_into_folders_and_links(template: Path, tmp_path: Path) -> None:
+    clone, files = tmp_path / "clone", {"template/list.txt": None, "template/core/deep/c d.txt": None}
+    git(template, "clone", "--quiet", str(template), str(clone))
+    released(clone, "v3", files)
+    (clone / "template/core/deep").rmdir()
+    (clone / "template/empty.txt").unlink()
+    (clone / "template/empty.txt").symlink_to("README.md")
+    text = (clone / "copier.yml").read_text()
+    later: dict[str, str | bytes | None] = {"template/list.txt/inner.txt": "inner\n", "template/core/deep": "deep\n"}
+    released(clone, "v4", {**later, "copier.yml": f"{text}_preserve_symlinks: true\n"})
+    project = project_of(template, tmp_path / "project")
+    (project / "fresh.py").write_text("fresh = 1\n")
+    plan = planned(project, template=clone)
+    assert plan.clean
+    assert "new file mode 120000" in next(change.diff for change in plan.changes if change.path == "empty.txt")
+    assert {change.path: change.kind for change in plan.changes}["fresh.py"] == "kept"
+    applied(plan)
+    assert (project / "list.txt/inner.txt").read_text() == "inner\n"
+    assert (project / "core/deep").read_text() == "deep\n"
+    assert (project / "empty.txt").is_symlink()
+    assert (project / "fresh.py").read_text() == "fresh = 1\n"
+
+
 def test_lines_that_the_user_added_to_the_answers(project: Path) -> None:
     (project / ANSWERS).write_text(f"{(project / ANSWERS).read_text()}{MINE}")
     commit(project)

@@ -7,9 +7,10 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from .repository import LINK, SUBMODULE, Blob, Repository, Tree
+from .repository import LINK, SUBMODULE, Blob, Repository, Tree, names
 
 SHOWN = 5
 """Lines of an edit that a sentence quotes."""
@@ -188,15 +189,21 @@ def _mind_disk(verdicts: dict[str, Verdict], repository: Repository) -> None:
         if verdict.result is None or path in repository.files:
             continue
         present = blocking(repository.project, path)
-        if present is None:
+        if present is None or any(_goes(verdicts, gone, present) for gone in verdicts):
             continue
         what = "the file" if present == path else present
         content = read(repository.project / present)
-        if present == path and content is not None and content == repository.content(verdict.result):
+        if present == path and content == repository.content(verdict.result):
+            verdicts[path] = Verdict("kept", "it is there already, and git does not know it", None)
             continue
         quote = "" if content is None or b"\0" in content else f" ({quoted(b'', content)})"
         reason = f"the template adds it, and git does not know {what} that you have there{quote}"
         verdicts[path] = Verdict("lost", reason, None)
+
+
+def _goes(verdicts: Mapping[str, Verdict], gone: str, present: str) -> bool:
+    """Say whether a path is deleted, and is what stands somewhere or lies in the folder that does."""
+    return verdicts[gone].kind == "deleted" and (gone == present or gone.startswith(f"{present}/"))
 
 
 def blocking(project: Path, path: str) -> str | None:
@@ -218,12 +225,11 @@ def diffs(repository: Repository, commit: str) -> Callable[[str], str]:
     """Return a function that gives the difference of each path between the present commit and another."""
     words = ("-r", "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv", repository.head, commit)
     within = ("--", repository.inside) if repository.inside else ()
-    changed = repository.git("diff-tree", "-z", "--name-only", *words, *within).split(b"\0")[:-1]
+    changed = names(repository.git("diff-tree", "-z", "--name-status", *words, *within))
     text = repository.git("diff-tree", "-p", *words, *within).decode(errors="replace")
-    parts = text.split("\ndiff --git ")
-    patches = [part if not at else f"diff --git {part}" for at, part in enumerate(parts)]
-    found: Mapping[str, str] = {
-        os.fsdecode(name).removeprefix(repository.inside): patch.rstrip("\n") + "\n"
-        for name, patch in zip(changed, patches, strict=bool(changed))
-    }
+    patches = iter(f"diff --git {part}\n" for part in f"\n{text}".rstrip("\n").split("\ndiff --git ")[1:])
+    found = {
+        path.removeprefix(repository.inside): "".join(islice(patches, 2 if status == "T" else 1))
+        for status, path in zip(changed[::2], changed[1::2], strict=True)
+    }  # a link that becomes a file has two patches
     return lambda path: found.get(path, "")
