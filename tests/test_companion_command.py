@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -175,6 +176,11 @@ applied(plan, conflicts=True)
 """Applies a plan, and kills itself before the n-th step that changes something."""
 
 
+def killed(project: Path, step: str) -> subprocess.CompletedProcess[str]:
+    """Run KILLED, with what it leaves in the system's temporary folder beside the project."""
+    return run([sys.executable, "-c", KILLED, project, step], project, TMPDIR=str(project.parent))
+
+
 @pytest.fixture
 def worked(project: Path) -> Path:
     """A project with a conflict, a deletion and additions before it."""
@@ -200,9 +206,7 @@ def test_a_kill_before_each_step_leaves_the_project_as_it_was(worked: Path, tmp_
     kills = undone = 0
     for step in range(1, 100):
         copy = Path(shutil.copytree(worked, tmp_path / f"copy-{step}", symlinks=True))
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, copy, str(step)], capture_output=True, text=True, check=False
-        )
+        done = killed(copy, str(step))
         if done.returncode == 0:
             assert state(copy) != before[0]
             break
@@ -230,7 +234,11 @@ def test_a_kill_at_any_time(worked: Path) -> None:
     chance = random.Random(6)
     for _ in range(8):
         process = subprocess.Popen(
-            [*COMMAND, "update", "--conflicts"], cwd=worked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*COMMAND, "update", "--conflicts"],
+            cwd=worked,
+            env={**os.environ, "TMPDIR": str(worked.parent)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         time.sleep(chance.uniform(0.3, 3))
         process.send_signal(chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
@@ -244,7 +252,7 @@ def test_a_kill_at_any_time(worked: Path) -> None:
 
 
 def test_an_edit_after_a_kill_is_not_undone(worked: Path) -> None:
-    process = subprocess.run([sys.executable, "-c", KILLED, worked, "9"], capture_output=True, check=False)
+    process = killed(worked, "9")
     assert process.returncode == -signal.SIGKILL
     git(worked, "status")
     changed = next(path for path in ("gone.py", "old_name.py") if not (worked / path).exists())
@@ -259,7 +267,7 @@ def test_an_edit_after_a_kill_is_not_undone(worked: Path) -> None:
 
 def test_a_project_that_moved_after_a_kill(worked: Path, tmp_path: Path) -> None:
     before = state(worked)
-    process = subprocess.run([sys.executable, "-c", KILLED, worked, "9"], capture_output=True, check=False)
+    process = killed(worked, "9")
     assert process.returncode == -signal.SIGKILL
     moved = worked.rename(tmp_path / "elsewhere")
     assert state(moved) != before
