@@ -25,6 +25,7 @@ from pathlib import Path
 import copier
 from ask import user_environment
 from make_questions import questions
+from packaging.version import Version
 
 from mlops_ladder.errors import RefusedError
 from mlops_ladder.proposal import opened, pushed
@@ -63,7 +64,7 @@ class FailureError(Exception):
 
 def moved(text: str, day: str, kept: Sequence[Change] = ()) -> str:
     """Return the template's pyproject with another day, and some packages kept at their former versions."""
-    pins = ", ".join(f'"{one.name}=={one.before}"' for one in kept if one.before)
+    pins = ", ".join(f'"{one.name}<={one.before}"' for one in kept if one.before)
     line = rf"\g<1>{day}\g<3>\g<4>" + (f"\nconstraint-dependencies = [{pins}]" if pins else "")
     return DAY.sub(line, text, count=1)
 
@@ -77,9 +78,12 @@ def day_of(text: str) -> str:
 
 
 def versions(lock: Path) -> dict[str, str]:
-    """Return the version of every package of a lock but the project's own."""
+    """Return the version of every package of a lock but the project's own; the newest where there are several."""
     packages = tomllib.loads(lock.read_text(encoding="utf-8"))["package"]
-    return {one["name"]: one["version"] for one in packages if "registry" in one.get("source", {})}
+    found: dict[str, str] = {}
+    for one in (one for one in packages if "registry" in one.get("source", {})):
+        found[one["name"]] = max(one["version"], found.get(one["name"], one["version"]), key=Version)
+    return found
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[Change]:

@@ -138,9 +138,16 @@ def test_kept_versions_stand_beside_the_day() -> None:
     moved = freshen.moved(text, NEW, [Change("a", "1.0", "2.0"), Change("new", "", "1.0")])
     assert freshen.day_of(moved) == NEW
     assert (
-        f'{NEW}T00:00:00Z" # the day on which these ranges were tested\nconstraint-dependencies = ["a==1.0"]\n' in moved
+        f'{NEW}T00:00:00Z" # the day on which these ranges were tested\nconstraint-dependencies = ["a<=1.0"]\n' in moved
     )
-    assert freshen.moved(moved, freshen.day_of(text)).replace('constraint-dependencies = ["a==1.0"]\n', "") == text
+    assert freshen.moved(moved, freshen.day_of(text)).replace('constraint-dependencies = ["a<=1.0"]\n', "") == text
+
+
+def test_newest_of_several_versions_counts(tmp_path: Path) -> None:
+    entries = [("numpy", "2.10.0", "registry"), ("numpy", "2.9.1", "registry"), ("mini", "1", "virtual")]
+    text = "".join(f"[[package]]\nname = '{n}'\nversion = '{v}'\nsource = {{ {s} = '.' }}\n" for n, v, s in entries)
+    (tmp_path / "uv.lock").write_text(text)
+    assert freshen.versions(tmp_path / "uv.lock") == {"numpy": "2.10.0"}
 
 
 def test_workflow_of_this_repository(tmp_path: Path) -> None:
