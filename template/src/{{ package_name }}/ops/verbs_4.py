@@ -50,8 +50,10 @@ def compact() -> None:
 
     done = squeeze(load(Policy).log)
     made, were = done.after / 2**20, done.before / 2**20
-    typer.echo(f"{done.segments} files, {done.rows} rows, {were:.1f} MB: now {made:.1f} MB of Parquet")
-    typer.echo(f"{done.removed} files removed that were replaced over an hour ago")
+    told = f"{done.segments} files, {done.rows} rows, {were:.1f} MB: now {made:.1f} MB of Parquet"
+    typer.echo(told if done.segments else "nothing new is closed, so nothing is compacted")
+    if done.removed:
+        typer.echo(f"{done.removed} files removed that were replaced over an hour ago")
 
 
 @app.command("freeze")
