@@ -212,9 +212,15 @@ def test_slow_requests_have_to_be_surely_too_many(seen: scene.Scene) -> None:
 
 
 def test_only_packages_of_both_sides_are_compared(seen: scene.Scene) -> None:
-    parts = {"components": [{"name": "Some_Package", "version": "1"}, {"name": "windows-only", "version": "1"}]}
-    (seen.bundle.folder / "sbom.json").write_text(json.dumps(parts))
-    for version, state in (("1", {"versions": "quiet"}), ("2", {"some-package": "alarm"})):
+    """And a package may have a version for each version of Python."""
+    parts = [("Some_Package", "1"), ("some-package", "1.1"), ("windows-only", "1")]
+    listed = {"components": [{"name": name, "version": version} for name, version in parts]}
+    (seen.bundle.folder / "sbom.json").write_text(json.dumps(listed))
+    for version, state in (
+        ("1", {"versions": "quiet"}),
+        ("1.1", {"versions": "quiet"}),
+        ("2", {"some-package": "alarm"}),
+    ):
         found = fares(seen, packages=[{"some.package": version, "another": "3"}, None])
         assert states(health.packages(found)) == state
 
@@ -308,3 +314,17 @@ def test_prometheus_is_told_what_stands(tmp_path: Path, monkeypatch: pytest.Monk
     other = exposed()
     assert other["monitor_alarms data drift"] == 50.0, "those of the model before are over"
     assert other.keys() <= found.keys()
+
+
+def test_promises_are_empty_only_where_they_say_too_much(seen: scene.Scene) -> None:
+    """Right nine times in ten: it may say less of it than happens, not more; and the whole has to be right."""
+    random, wrong = np.random.default_rng(0), np.random.default_rng(1).random(ROWS) < 0.1
+    truth = (random.random(ROWS) < 0.3).astype(float)
+    said = np.where(wrong, 1 - truth, truth)
+    for low, high, rows, state in ((0.13, 0.75, 0, "quiet"), (0.0, 1.0, 2, "alarm"), (0.4, 1.0, 0, "alarm")):
+        sure = np.where(said > 0, high, low)
+        raw = np.stack([1 - sure, sure], axis=1).astype(np.float32)
+        known = replace(
+            seen.known, raw=raw, truth=np.where(np.arange(ROWS) % 4 < rows, random.permutation(truth), truth)
+        )
+        assert states(quality.calibration(replace(seen, known=known))) == {"all answers": state}

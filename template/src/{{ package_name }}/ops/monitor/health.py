@@ -187,17 +187,20 @@ def packages(scene: Scene) -> Iterator[Verdict]:
     path = scene.bundle.folder / SBOM
     if not path.is_file():
         return
-    listed = {_plain(part["name"]): part.get("version") for part in json.loads(path.read_bytes())["components"]}
+    listed: dict[str, set[str]] = {}
+    for part in json.loads(path.read_bytes())["components"]:  # one for each version of Python, where they differ
+        listed.setdefault(_plain(part["name"]), set()).add(part["version"])
     said = next((one.packages for one in reversed(scene.measures) if one.packages is not None), None)
     here = said or {package.name: package.version for package in distributions()}
     found = {_plain(name): version for name, version in here.items()}
     both = sorted(listed.keys() & found.keys())  # others are for another system
-    others = [name for name in both if listed[name] != found[name]]
+    others = [name for name in both if found[name] not in listed[name]]
     if both and not others:
         told = f"{len(both)} packages have the versions of the release's parts list."
         yield Verdict("packages", "versions", "quiet", 0.0, 0.0, told)
     for name in others:
-        told = f"{name} is {found[name]} where the service runs, {listed[name]} in the release's parts list."
+        wanted = " or ".join(sorted(listed[name]))
+        told = f"{name} is {found[name]} where the service runs, {wanted} in the release's parts list."
         yield Verdict("packages", name, "alarm", 1.0, 0.0, told)
 
 

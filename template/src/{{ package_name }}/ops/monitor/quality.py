@@ -7,14 +7,14 @@ that a month in which everything is harder does not look like a model that got w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluate.compare import sure
-from ..evaluate.metrics import METRICS, Floats, number
+from ..evaluate.metrics import METRICS, Floats, Interval, number
 from ..evaluate.metrics import calibration as tenths
 from . import Signal, State, Verdict
 from .scene import Scene, groups
@@ -69,7 +69,10 @@ def bias(scene: Scene) -> Iterator[Verdict]:
 
 
 def calibration(scene: Scene) -> Iterator[Verdict]:
-    """Say whether what is predicted is what happens, in tenths of the rows by what is predicted."""
+    """Say whether what is predicted is what happens: in all rows, and no less extreme in tenths of them by prediction.
+
+    A model says too little of rows that it knows by heart, so what happens more surely than it says is no alarm.
+    """
     known = scene.known.part(max(len(scene.known) - SPANS[-1] * scene.settings.window, 0), len(scene.known))
     count, gap, classes = len(known), scene.settings.calibration.gap, scene.bundle.scorer.signature.classes
     if count < LEAST:
@@ -79,20 +82,30 @@ def calibration(scene: Scene) -> Iterator[Verdict]:
     target = known.truth.astype(np.int64) if classes else known.truth
     scale = 1.0 if classes else max(float(target.std()), float(np.finfo(np.float64).tiny))
     bins = tenths(known.raw, target, scene.model.seed)
-    reach = NormalDist().inv_cdf(1 - (1 - scene.settings.confidence) / 2 / len(bins)) / NormalDist().inv_cdf(0.975) / 2
-    errors = [reach * (part.observed.high - part.observed.low) for part in bins]
-    apart = [abs(part.observed.value - part.predicted) for part in bins]
-    place = int(np.argmax(np.array(apart) - np.array(errors)))
-    part, facts = bins[place], METRICS["accuracy" if classes else "mae"]
-    said, true = (
-        facts.write(replace(part.observed, value=value), scene.bundle.scorer.signature.unit, span=False)
-        for value in (part.predicted, part.observed.value)
+    rows = np.array([part.rows for part in bins])
+    said, true = (np.array(values) for values in zip(*((b.predicted, b.observed.value) for b in bins), strict=True))
+    errors = np.array([part.observed.high - part.observed.low for part in bins]) / 2 / NormalDist().inv_cdf(0.975)
+    middle, mean = float(rows @ true) / count, float(rows @ said) / count
+    apart = np.append((said - true) * np.sign(said - middle), abs(mean - middle))
+    reach = NormalDist().inv_cdf(1 - (1 - scene.settings.confidence) / 2 / len(apart))
+    doubt = reach * np.append(errors, float(np.sqrt(rows**2 @ errors**2)) / count)
+    place = int(np.argmax(apart - doubt))
+    written = partial(_value, scene, float(doubt[place]))
+    state: State = "alarm" if apart[place] - doubt[place] > gap * scale else "quiet"
+    where, what = np.append(said, mean)[place], np.append(true, middle)[place]
+    told = (
+        f"Where it says {written(where)}, {written(what)} is what happens, in {np.append(rows, count)[place]} answers"
     )
-    state: State = "alarm" if apart[place] - errors[place] > gap * scale else "quiet"
-    most = facts.gains.write(replace(part.observed, value=gap * scale), scene.bundle.scorer.signature.unit, span=False)
-    told = f"Where it says {said}, {true} is what happens, in {part.rows} answers; surely at most {most} is wanted."
-    low, high = ((apart[place] + side * errors[place]) / scale for side in (-1, 1))
-    yield Verdict("calibration", "all answers", state, apart[place] / scale, gap, told, low, high)
+    low, high = (float(apart[place] + side * doubt[place]) / scale for side in (-1, 1))
+    most = f"surely at most {written(gap * scale)} less extreme is wanted"
+    yield Verdict("calibration", "all answers", state, float(apart[place]) / scale, gap, f"{told}; {most}.", low, high)
+
+
+def _value(scene: Scene, doubt: float, value: float) -> str:
+    """Write a prediction in the digits that a doubt leaves meaning."""
+    signature = scene.bundle.scorer.signature
+    facts = METRICS["accuracy" if signature.classes else "mae"]
+    return facts.write(Interval(value, value - doubt, value + doubt), signature.unit, span=False)
 
 
 def _lost(signal: Signal, subject: str, scene: Scene, rows: Part, lead: float, looks: int) -> Verdict:
