@@ -217,8 +217,8 @@ def main() -> int:
 
 def taken() -> int:
     """Take the steps one after the other; return 0 if all ended well."""
-    began, said = time.monotonic(), dict[str, str]()
-    steps = STEPS | (CLOSED if LEVEL >= 4 else {})
+    began, said, closed = time.monotonic(), dict[str, str](), 0.0
+    steps = STEPS | CLOSED
     for number, (name, step) in enumerate(steps.items(), 1):
         print(f"[{number}/{len(steps)}] {name} ", end="", flush=True)
         start = time.monotonic()
@@ -227,18 +227,21 @@ def taken() -> int:
         except StepError as failure:
             print(f" failed\n\n{failure}", flush=True)
             return 1
-        print(f" {time.monotonic() - start:.1f} s", flush=True)
-    print(summary(list(said.values()), time.monotonic() - began))
+        seconds = time.monotonic() - start
+        closed += seconds if name in CLOSED else 0
+        print(f" {seconds:.1f} s", flush=True)
+    print(summary(list(said.values()), time.monotonic() - began, closed))
     return 0
 
 
-def summary(said: list[str], seconds: float) -> str:
+def summary(said: list[str], seconds: float, loop_seconds: float) -> str:
     """Return the story of the demo in plain words."""
     level, _, checked, tuned, trained, deployed, scored, served, *closed = said
     closing = zip(("quiet", "change", "autopilot", "recovery", "status"), map(last_line, closed), strict=False)
     more = "".join(f"\n  {name:<10} {told}" for name, told in closing)
     return f"""
-Done in {seconds:.0f} seconds. A project of {level}, made with default answers, stands in build/demo.
+Done in {seconds:.0f} seconds, of which the loop took {loop_seconds:.0f}.
+A project of {level}, made with default answers, stands in build/demo.
 
   checks     {last_line(checked)}
   tuning     {sentence(tuned)}
