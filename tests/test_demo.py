@@ -21,6 +21,7 @@ def test_a_failing_step_ends_the_demo(
         "third": lambda: pytest.fail("went on"),
     }
     monkeypatch.setattr(demo, "STEPS", steps)
+    monkeypatch.setattr(demo, "CLOSED", {})
     assert demo.main() == 1
     said = capsys.readouterr().out
     assert "[1/3] first" in said

@@ -65,17 +65,17 @@ def test_killed_again_and_again_the_command_gives_the_same_file(project: Path) -
     start = time.monotonic()
     said = well(make(project, *words, "OUTPUT=outputs/whole.parquet"))
     takes = time.monotonic() - start
-    whole, output = project / "outputs/whole.parquet", project / "outputs/scored.parquet"
+    whole, output = project / "outputs/whole.parquet", project / "outputs/again.parquet"
     rows = len((project / "rows.csv").read_text(encoding="utf-8").splitlines()) - 1
     assert said == f"{rows} rows scored with version 1 -> outputs/whole.parquet\n"
     draw, kills = random.Random(11), 0
     while kills < KILLS:
-        if killed(project, draw.uniform(0.4 * takes, takes), *words, "OUTPUT=outputs/scored.parquet"):
+        if killed(project, draw.uniform(0.4 * takes, takes), *words, "OUTPUT=outputs/again.parquet"):
             kills += 1
             assert not output.exists() or output.read_bytes() == whole.read_bytes()
         else:
             output.unlink()
-    well(make(project, *words, "OUTPUT=outputs/scored.parquet"))
+    well(make(project, *words, "OUTPUT=outputs/again.parquet"))
     assert output.read_bytes() == whole.read_bytes()
     assert [path.name for path in output.parent.glob(".*")] == []
     table = pq.read_table(whole)
