@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -24,8 +25,10 @@ from flight_delays.ops.contract import (
     ProjectError,
 )
 from flight_delays.ops.files import (
+    PART,
     atomic,
     scratch,
+    swept,
 )
 
 WRITER = """
@@ -164,3 +167,17 @@ def test_ctrl_c_while_the_libraries_load_is_quiet(tmp_path: Path) -> None:
         preexec_fn=heard,
     )
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="zombies are told apart on Linux")
+def test_what_a_killed_process_left_is_removed_before_anybody_looked_after_it(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        left = tmp_path / f".page.txt.{process.pid}.abc{PART}.txt"
+        left.write_text("half of it")
+        swept(tmp_path / "page.txt")
+        assert left.exists(), "its process lives"
+        process.kill()
+        while b") Z " not in Path(f"/proc/{process.pid}/stat").read_bytes():
+            time.sleep(0.01)
+        swept(tmp_path / "page.txt")
+        assert not left.exists()
