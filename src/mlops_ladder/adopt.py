@@ -11,7 +11,8 @@ from typing import Any
 from .apply import branch
 from .born import typed
 from .errors import RefusedError
-from .renders import ANSWERS, source
+from .places import ANSWERS
+from .renders import source
 from .repository import Blob, Repository
 
 ASIDE = "adopt"

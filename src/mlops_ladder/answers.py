@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from .errors import RefusedError
-from .renders import ANSWERS, Release
+from .places import ANSWERS
+from .renders import Release
 from .repository import Repository
 
 LEVEL = "maturity_level"

@@ -11,8 +11,9 @@ from typing import Any
 from .answers import LEVEL, answers_of, answers_text, choices_of
 from .errors import RefusedError
 from .merge import unified
+from .places import ANSWERS
 from .plan import Progress
-from .renders import ANSWERS, Release, Source, source
+from .renders import Release, Source, source
 from .repository import Blob, Repository
 
 

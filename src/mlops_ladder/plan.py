@@ -13,7 +13,8 @@ from .apply import Sides, branch, moved, recovered
 from .errors import RefusedError
 from .levels import told
 from .merge import Change, Verdict, diffs, merged, unified
-from .renders import ANSWERS, Release, Render, Source, source
+from .places import ANSWERS
+from .renders import Release, Render, Source, source
 from .repository import Blob, Repository, Tree
 
 __all__ = ["CURRENT", "Change", "Plan", "RefusedError", "applied", "branched", "planned", "recovered"]

@@ -25,12 +25,12 @@ from copier._template import Template
 from copier._vcs import get_repo
 from copier.errors import CopierError
 from jinja2 import TemplateError
-from packaging.version import InvalidVersion, Version
 
 from .errors import RefusedError
+from .places import ANSWERS
 from .repository import git, listed
+from .versions import newest_tag
 
-ANSWERS = ".copier-answers.yml"
 RENDERS = 8
 """Renders that a process keeps for the next project with the same answers."""
 
@@ -93,23 +93,12 @@ class Source:
 
     def newest(self) -> Release:
         """Return the newest release by its tag (no release candidates), or the main branch where nothing is tagged."""
-        versions = {}
-        for tag in self.git("tag", "--list").decode().split():
-            try:
-                versions[Version(tag)] = tag
-            except InvalidVersion:
-                continue
-        final = [version for version in versions if not version.is_prerelease]
-        return self.release(versions[max(final)] if final else "HEAD")
+        return self.release(newest_tag(self.git("tag", "--list").decode().split()) or "HEAD")
 
     def is_older(self, one: Release, other: Release) -> bool:
         """Say whether the first release is part of the second's history, and not the same."""
         base = self.git("merge-base", one.commit, other.commit, accepted=(0, 1)).decode().strip()
         return one.commit != other.commit and base == one.commit
-
-    def distance(self, one: Release, other: Release) -> int:
-        """Return how many commits of the second release the first does not have."""
-        return int(self.git("rev-list", "--count", f"{one.commit}..{other.commit}"))
 
     def template(self, release: Release) -> Template:
         """Return Copier's template for a release, written out once a process."""

@@ -17,8 +17,8 @@ from rich.text import Text
 from .answers import LEVEL
 from .drift import Drift
 from .merge import Change
+from .places import ANSWERS
 from .plan import Plan, Progress
-from .renders import ANSWERS
 from .replay import Replay
 
 KINDS = {

@@ -89,12 +89,12 @@ def _drift(known: Facts, *, render: bool) -> int | None:
 
 
 def _render(known: Facts, kept: Path) -> None:
-    from .renders import source  # takes a second, for Copier
+    from .answers import known as given  # takes a second, for Copier
+    from .renders import source
 
     url = known.answers["_src_path"]
     origin = source(url, versions.history(url))
-    own = {key: value for key, value in known.answers.items() if not key.startswith("_")}
-    folder = origin.render(origin.release(known.answers["_commit"]), own).folder
+    folder = origin.render(origin.release(known.answers["_commit"]), given(known.answers)).folder
     paths = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
     rendered = {path.relative_to(folder).as_posix(): _as_git_names(path, _algorithm(known.head)) for path in paths}
     rendered.pop(ANSWERS, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,18 +58,22 @@ def history(url: str) -> Path:
     return mirror
 
 
+def newest_tag(tags: Iterable[str]) -> str | None:
+    """Return the newest of some tags that name a release; None where none does (a release candidate does not)."""
+    found = []
+    for tag in tags:
+        try:
+            found.append((Version(tag), tag))
+        except InvalidVersion:
+            continue
+    return max(((version, tag) for version, tag in found if not version.is_prerelease), default=(None, None))[1]
+
+
 @lru_cache
 def newest(url: str) -> str:
     """Return the newest release of a template as Copier takes it, or the name of its last commit where it has none."""
     folder = history(url)
-    versions = []
-    for tag in said(folder, "tag", "--list").split():
-        try:
-            versions.append((Version(tag), tag))
-        except InvalidVersion:
-            continue
-    finals = [(version, tag) for version, tag in versions if not version.is_prerelease]
-    return max(finals)[1] if finals else said(folder, "rev-parse", "HEAD")
+    return newest_tag(said(folder, "tag", "--list").split()) or said(folder, "rev-parse", "HEAD")
 
 
 @lru_cache

@@ -87,7 +87,7 @@ class Wire(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Let the service take a whole request."""
         if self._parts is not None:
-            app: Any = self.app
+            app: Taker = self.app
             turn = Turn(self, self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive())
             before, self.cycle = self.cycle, turn  # type: ignore[assignment]
             if not self.flow.write_paused and app.take(self.headers, b"".join(self._parts), turn):
