@@ -55,6 +55,8 @@ def test_command_is_run_from_where_the_project_came(recorded: str, address: str,
     assert re.findall(r"\[(.*)\]", said) == wanted
     update = re.findall(r"\[(.*)\]", well(ran(project, path, "update")))
     assert update == [*wanted[:6], "update", "lock", "--quiet", "--upgrade"]
+    branched = re.findall(r"\[(.*)\]", well(ran(project, path, "update", "BRANCH=newer")))
+    assert branched == [*wanted[:6], "update", "--branch=newer"], "a branch leaves the lock as it is"
 
 
 def test_what_is_missing_is_said(project: Path, tmp_path: Path) -> None:
