@@ -235,7 +235,9 @@ def step(project: Path, work: Work, level: int, version: str | None, deleted: se
     assert unmerged == {change.path for change in plan.of("conflict")}
     for path, (kind, content) in before.items():
         if kind == "link" or (b"\0" in content and b"mine-" in content):
-            assert after.get(path) == (kind, content), "what cannot be merged stays as it is"
+            now, held = after[path]
+            assert held == content, "what cannot be merged stays as it is"
+            assert (now == "link") == (kind == "link"), "only the right to execute may come from the template"
     for change in plan.of("lost"):
         assert after.get(change.path) == before.get(change.path)
     git(project, "add", "--all")
