@@ -237,6 +237,30 @@ def test_a_dirty_tree_is_marked_until_it_is_committed(project: Project) -> None:
     assert clean["key"] != dirty["key"]
 
 
+def test_a_run_whose_tests_failed_gives_way_at_a_later_commit(project: Project) -> None:
+    """Once for each mended commit, and nothing is trained a second time."""
+    first, event = project.runs()[-1], 'from flight_delays.ops.register import events\nevents.append("unfit", run="{}")'
+    project.python(event.format(first["id"]))
+    assert "nothing changed: run" in project.pipeline(), "of a commit that fails, there is no other version to be had"
+    (project.folder / "tests/test_mine.py").write_text('"""Mended."""\n')
+    commit(project.folder, "Mend the test")
+    said = project.pipeline()
+    second = project.runs()[-1]
+    assert (RAN.findall(said), f"run {second['id']} is version" in said) == ([], True)
+    assert (second["commit"], second["prediction"]) == (
+        git(project.folder, "rev-parse", "HEAD").strip(),
+        first["prediction"],
+    )
+    commit(project.folder, "Record")
+    assert f"nothing changed: run {second['id']}" in project.pipeline(), "the mended one stands, whatever comes after"
+    project.python(event.format(second["id"]))
+    assert f"nothing changed: run {second['id']}" in project.pipeline(), "its record alone mends nothing"
+    (project.folder / "tests/test_mine.py").unlink()
+    commit(project.folder, "Mend it otherwise")
+    assert "nothing changed" not in project.pipeline()
+    assert len({run["key"] for run in project.runs()}) == len(project.runs())
+
+
 def test_a_failing_stage_leaves_all_as_it_was(project: Project) -> None:
     model, count = (project.folder / "models/model.onnx").read_bytes(), len(project.runs())
     project.replace("src/flight_delays/features.py", "return {", "return {}[0] or {")

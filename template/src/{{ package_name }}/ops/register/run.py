@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import tomllib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError
@@ -22,6 +23,7 @@ from ..config import ANSWERS, Data, Model, load
 from ..contract import ProjectError
 from ..files import atomic, sha256
 from ..scorer import MODEL
+from . import events
 
 RUNS = Path("runs")
 LOCK, STAGES = Path("uv.lock"), Path("dvc.lock")
@@ -113,10 +115,24 @@ def of(key: str) -> Run | None:
 
 
 def key(dirty: list[str]) -> str:
-    """Return the key of what the pipeline has just made: every stage's command and what it read."""
+    """Return the key of what the pipeline has just made: every stage's command and what it read.
+
+    A run whose tests failed stands no longer when more is committed than what it made: the same makes another run.
+    """
     stages = yaml.safe_load(STAGES.read_text(encoding="utf-8"))["stages"].values()
     told = json.dumps([[{**s, "outs": 0} for s in stages], digest(LOCK), bool(dirty)], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()
+    own = hashlib.sha256(told.encode()).hexdigest()
+    while (before := of(own)) and events.last("unfit", run=before.id) and committed_since(before):
+        own = hashlib.sha256(f"{own} {before.id}".encode()).hexdigest()
+    return own
+
+
+def committed_since(run: Run) -> bool:
+    """Whether more was committed since a run than what it made."""
+    try:
+        return bool(git("diff", "--name-only", "--relative", run.commit, "HEAD", "--", ".", *_but(BOUND)))
+    except ProjectError:  # git does not have its commit any more
+        return True
 
 
 def made(dirty: list[str], version: str, sources: dict[str, Path], duration: float) -> Run:
@@ -186,10 +202,13 @@ def commit() -> str:
 def uncommitted() -> list[str]:
     """Return the files that are not as the last commit has them, where that changes what no hash binds."""
     sources = [source for source in load(Data).source.values() if isinstance(source, str) and "://" not in source]
-    bound = [f":(exclude,literal){name}" for name in (*BOUND, *sources)]
-    changed = git("diff", "--name-only", "--relative", "-z", "HEAD", "--", ".", *bound)
+    changed = git("diff", "--name-only", "--relative", "-z", "HEAD", "--", ".", *_but((*BOUND, *sources)))
     new = git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE)
     return sorted({name for name in (changed + new).split("\0") if name})
+
+
+def _but(names: Iterable[str]) -> list[str]:
+    return [f":(exclude,literal){name}" for name in names]
 
 
 def git(*words: str, folder: Path = Path()) -> str:

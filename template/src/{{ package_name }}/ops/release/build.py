@@ -186,7 +186,11 @@ def tested(record: Run, model: Path, place: Path, say: Callable[[str], None]) ->
     if not report.is_file():
         told = " ".join((done.stderr or done.stdout).split())[-300:]
         raise ProjectError(f"the tests of run {record.id} cannot be run: {told}")
-    counts = judged(report, record)
+    try:
+        counts = judged(report, record)
+    except ProjectError as mistake:
+        events.append("unfit", run=record.id, told=f"{mistake}")
+        raise ProjectError(f"{mistake}. Mend that, commit, and `make pipeline` makes a version of that commit") from None
     say(f"{counts['passed']} tests passed")
     return counts
 
