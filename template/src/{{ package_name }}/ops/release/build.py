@@ -190,7 +190,7 @@ def tested(record: Run, model: Path, place: Path, say: Callable[[str], None]) ->
         counts = judged(report, record)
     except ProjectError as mistake:
         events.append("unfit", run=record.id, told=f"{mistake}")
-        raise ProjectError(f"{mistake}. Mend that, commit, and `make pipeline` makes a version of that commit") from None
+        raise ProjectError(f"{mistake}. Mend that, commit, and `make pipeline` makes another version") from None
     say(f"{counts['passed']} tests passed")
     return counts
 
