@@ -31,5 +31,5 @@ console: PORT = 8090
 console: ## serve the status page, made anew at every look, and a page to try cases and to decide (PORT=8090)
 	@$(OPS) console --port "$(PORT)" --url "$${URL:-http://127.0.0.1:8080}"
 
-simulate: ## send a running service traffic with truth, and a fault in it: make simulate FAULT=concept (ROWS=1000, SEED=0)
+simulate: ## send a running service traffic with truth, and a fault in it: make simulate FAULT=concept (ROWS=1000, SEED=0; URL= of another port)
 	@$(OPS) simulate --fault "$${FAULT:-none}" --rows "$${ROWS:-1000}" --url "$${URL:-http://127.0.0.1:8080}" --seed "$${SEED:-0}"
