@@ -49,10 +49,11 @@ def ran(project: Path, path: str, *words: str) -> Done:
 def test_command_is_run_from_where_the_project_came(recorded: str, address: str, project: Path, tmp_path: Path) -> None:
     answers = project / ".copier-answers.yml"
     answers.write_text(re.sub(r"(?m)^_src_path: .*$", f"_src_path: {recorded}", answers.read_text()))
-    path = path_with(tmp_path / "bin", uv='for word in "$@"; do echo "[$word]"; done')
+    path = path_with(tmp_path / "bin", uv=f'echo "$6" >>{tmp_path}/started; for word in "$@"; do echo "[$word]"; done')
     said = well(ran(project, path, "climb", "LEVEL=3", "BRANCH=up"))
     wanted = ["tool", "run", "--quiet", "--from", address, "mlops-ladder", "climb", "--to=3", "--branch=up"]
     assert re.findall(r"\[(.*)\]", said) == wanted
+    assert (tmp_path / "started").read_text() == "mlops-ladder\n", "one start, which takes a second"
     update = re.findall(r"\[(.*)\]", well(ran(project, path, "update")))
     assert update == [*wanted[:6], "update", "lock", "--quiet", "--upgrade"]
     branched = re.findall(r"\[(.*)\]", well(ran(project, path, "update", "BRANCH=newer")))
