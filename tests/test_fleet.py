@@ -191,7 +191,7 @@ def test_one_that_fails_stops_nobody(member: Make, tmp_path: Path) -> None:
     commit(third, "Break")
     code, table = said("update", str(tmp_path / "team"))
     assert code == 1
-    assert re.search(r"a-broken +failed +\.copier-answers\.yml has no _src_path", table)
+    assert re.search(r"a-broken +failed +\.copier-answers\.yml does not say _src_path", table)
     assert re.search(r"c-gone +failed +.*has no version v9\.9\.9", table)
     assert branches(second) == [f"mlops-ladder/{NEW}"]
 

@@ -13,7 +13,7 @@ from conftest import VERSION, Render, commit, copied_tree, git
 from typer.testing import CliRunner
 
 from mlops_ladder import proposal, team
-from mlops_ladder.cli import app
+from mlops_ladder.app import app
 from mlops_ladder.errors import RefusedError
 from mlops_ladder.merge import Change
 from mlops_ladder.plan import Plan

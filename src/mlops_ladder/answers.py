@@ -6,14 +6,11 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from .errors import RefusedError
-from .places import ANSWERS
+from .places import ANSWERS, LEVEL
 from .renders import Release
 from .repository import Repository
 
-LEVEL = "maturity_level"
 FIXED = ("task", "framework", "package_name")
 """Answers that shape the user's own files, which no update may touch."""
 
@@ -31,22 +28,6 @@ def answers_text(repository: Repository) -> str:
             "repository in with `mlops-ladder adopt-repo`."
         )
     return repository.content(blob).decode(errors="replace")
-
-
-def answers_of(text: str, repository: Repository) -> dict[str, Any]:
-    """Return the answers in an answers file; raises RefusedError where they do not name the template."""
-    where = repository.project / ANSWERS
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RefusedError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
-    missing = [key for key in ("_src_path", "_commit") if not isinstance(found, dict) or not found.get(key)]
-    if missing:
-        raise RefusedError(
-            f"{where} does not say {' and '.join(missing)}: the project was not generated from a committed template, "
-            "and an update cannot know what it started from."
-        )
-    return dict(found)
 
 
 def known(answers: Mapping[str, Any]) -> dict[str, Any]:

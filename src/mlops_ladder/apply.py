@@ -84,13 +84,18 @@ def recovered(project: Path) -> bool:
 
 def branch(repository: Repository, name: str, commit: str) -> None:
     """Make a branch that points to a commit; raises RefusedError where the name is taken or not usable."""
+    insist_on_free(repository, name)
+    repository.git("update-ref", f"refs/heads/{name}", commit, "0" * len(commit), **NOBODY)
+
+
+def insist_on_free(repository: Repository, name: str) -> None:
+    """Raise RefusedError where the name of a branch is taken or not usable."""
     try:
         repository.git("check-ref-format", "--branch", name)
     except RefusedError:
         raise RefusedError(f"{name!r} is not a usable name of a branch.") from None
     if repository.git("for-each-ref", f"refs/heads/{name}"):
         raise RefusedError(f"There is a branch {name} already: give another name, or delete it.")
-    repository.git("update-ref", f"refs/heads/{name}", commit, "0" * len(commit), **NOBODY)
 
 
 @contextmanager

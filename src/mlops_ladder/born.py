@@ -28,6 +28,9 @@ def born(
     address = template or team.template
     if not address:
         raise RefusedError("Which template? Give --template, or `template:` in the team's file.")
+    above = next(up for up in folder.absolute().parents if up.exists())
+    if not above.is_dir():
+        raise RefusedError(f"{above} is a file, and no folder can be made in it: give another path.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RefusedError(f"{folder} is there already, and not empty: give the path of a new folder.")
     address = str(Path(address).expanduser().resolve()) if Path(address).expanduser().exists() else address

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +16,7 @@ from rich.text import Text
 from . import fleet_page, standing
 from . import team as teams
 from .commands import Data, ProjectPath, TeamFile, answered
+from .console import errors, out
 from .errors import RefusedError
 from .places import found
 
@@ -26,11 +25,6 @@ Sources = Annotated[
     list[str], typer.Argument(help="Folders, files that list them, addresses of git.", metavar="FILE|FOLDER|GIT-URL...")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def console() -> Console:
-    """Return where tables go: as wide as they need to be where nobody looks at a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 240, highlight=False)
 
 
 @app.command()
@@ -49,14 +43,15 @@ def status(
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(fleet_page.page(rows, datetime.now(UTC)), encoding="utf-8")
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        out().out(json.dumps([asdict(row) for row in rows], indent=2), highlight=False)
         return 0
     table = Table(*fleet_page.COLUMNS, box=None, pad_edge=False, title_justify="left")
     for row in rows:
         style = "red" if row.problem else "yellow" if row.deviations or row.late not in ("", "up to date") else ""
         table.add_row(*map(Text, fleet_page.cells(row)), style=style)
-    console().print(table)
-    console().print(f"\n{fleet_page.summary(rows)}" + (f"; page written to {html}" if html else ""))
+    out().print(table)
+    written = f"; page written to {html}" if html else ""
+    out().print(f"\n{fleet_page.summary(rows)}{written}", markup=False)
     return 0
 
 
@@ -80,7 +75,7 @@ def update(
     agreed = agreed.model_copy(update={"to": to or agreed.to})
     repositories = found(sources)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=errors(), transient=True) as progress:
         bar = progress.add_task("repositories", total=len(repositories))
         outcomes = fleet.update(
             repositories,
@@ -91,21 +86,17 @@ def update(
             told=lambda outcome: progress.update(bar, advance=1, description=outcome.name),
         )
     if as_json:
-        print(
-            json.dumps(
-                [{name: value for name, value in asdict(one).items() if name != "key"} for one in outcomes], indent=2
-            )
-        )
+        told = [{name: value for name, value in asdict(one).items() if name != "key"} for one in outcomes]
+        out().out(json.dumps(told, indent=2), highlight=False)
     else:
         table = Table("repository", "", "what", "branch", box=None, pad_edge=False)
         for one in outcomes:
             said = "; ".join((one.said, *one.deviations))
-            table.add_row(
-                one.name, one.state, said, one.branch or "-", style="" if one.state in fleet.DONE else "yellow"
-            )
-        console().print(table)
+            cells = (one.name, one.state, said, one.branch or "-")
+            table.add_row(*map(Text, cells), style="" if one.state in fleet.DONE else "yellow")
+        out().print(table)
         states = [one.state for one in outcomes]
-        console().print("\n" + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
+        out().print("\n" + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
     states_left = {one.state for one in outcomes} - set(fleet.DONE)
     return 0 if not states_left else 2 if states_left == {"left"} else 1
 
@@ -127,11 +118,11 @@ def new(
 
     agreed = teams.read(team)
     answers = born(folder, agreed, answered(data), template=template, to=to, ask=ask)
-    out = console()
-    out.print(f"{answers.get('project_name', folder)} stands in {folder}.", markup=False)
+    page = out()
+    page.print(f"{answers.get('project_name', folder)} stands in {folder}.", markup=False)
     for deviation in agreed.deviations(answers):
-        out.print(f"It differs from the team: {deviation}.", markup=False)
-    out.print(f"Next: cd {folder}; make setup; make train", markup=False)
+        page.print(f"It differs from the team: {deviation}.", markup=False)
+    page.print(f"Next: cd {folder}; make setup; make train", markup=False)
     return 0
 
 
@@ -159,9 +150,9 @@ def adopt_repo(
         table.add_row(Text(move.path), Text(move.advice))
     for place in laid.aside:
         table.add_row(Text(place), Text(f"yours stays; the template's is adopt/{place}"))
-    out = console()
-    out.print(table)
-    out.print(
+    page = out()
+    page.print(table)
+    page.print(
         f"\n{len(laid.added)} files of the template at {laid.version} stand on the branch {laid.branch}; "
         f"none of yours was changed.\nNext: git switch {laid.branch}, and go through {PAGE}",
         markup=False,
@@ -173,5 +164,5 @@ def propose(path: ProjectPath = Path()) -> int:
     """Push the template's update as a branch and open a pull request with the plan as its text; for a schedule."""
     from .proposal import proposed
 
-    console().print(proposed(path), markup=False)
+    out().print(proposed(path), markup=False)
     return 0

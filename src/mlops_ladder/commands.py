@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import console
 from .errors import RefusedError
+from .places import LEVEL, read_answers
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -53,12 +55,14 @@ def climb(
 
     Nothing is changed unless the plan is clean. Exit code 0: clean, 1: refused, 2: conflicts.
     """
-    from .answers import LEVEL
     from .plan import CURRENT, level_of
 
+    asked = answered(data)
+    if LEVEL in asked:
+        raise RefusedError(f"The level to climb to is given with --to: leave {LEVEL} out of --data.")
     now, highest = level_of(path)
     level = min(now + 1, highest) if to is None else to
-    answers = _agreed(path, team, {**answered(data), LEVEL: level})
+    answers = _agreed(path, team, {**asked, LEVEL: level})
     return _carry_out(path, CURRENT, answers, branch, diff, dry_run, conflicts, keep_mine, no_replay, as_json)
 
 
@@ -101,9 +105,9 @@ def drift(
     with show.progress() as said:
         found = drifted(path, progress=said)
     if as_json:
-        typer.echo(json.dumps(show.drift_as_json(found, with_diffs=diff), indent=2))
+        console.out().out(json.dumps(show.drift_as_json(found, with_diffs=diff), indent=2), highlight=False)
     else:
-        show.print_drift(show.out(), found, with_diffs=diff)
+        show.print_drift(console.out(), found, with_diffs=diff)
     return CLEAN if found.truth is None else REFUSED
 
 
@@ -111,14 +115,12 @@ def _agreed(path: Path, team: Path | None, asked: dict[str, Any]) -> dict[str, A
     """Add the team's locked answers to what is asked for, and say where the project differs from its defaults."""
     if team is None:
         return asked
-    from . import show
-    from .places import read_answers
     from .team import read
 
     agreed, present = read(team), read_answers(path)
     answers = agreed.agreed(present, asked)
     for deviation in agreed.deviations({**present, **answers}):
-        show.errors().print(f"The project differs from the team: {deviation}.", markup=False)
+        console.errors().print(f"The project differs from the team: {deviation}.", markup=False)
     return answers
 
 
@@ -146,14 +148,18 @@ def _carry_out(
     as_json: bool,
 ) -> int:
     from . import show
+    from .apply import insist_on_free
     from .drift import insist_on_level
     from .plan import applied, branched, planned, recovered
     from .replay import replayed
+    from .repository import Repository
 
-    if branch and (conflicts or keep or dry_run):
+    if branch is not None and (conflicts or keep or dry_run):
         raise RefusedError("--branch takes a clean plan only: leave out --conflicts, --keep-mine and --dry-run.")
     if recovered(path):
-        show.errors().print("The last run here was stopped half-way: the project was put back as it was before it.")
+        console.errors().print("The last run here was stopped half-way: the project was put back as it was before it.")
+    if branch is not None:
+        insist_on_free(Repository.of(path), branch)
     with show.progress() as said:
         insist_on_level(path)
         plan = planned(path, to=to, answers=answers, progress=said)
@@ -180,25 +186,25 @@ def _show(
     if as_json:
         done: dict[str, Any] = {"applied": acted and not branch, "branch": branch if acted else None}
         done["replay"] = show.replay_as_json(replay)
-        typer.echo(json.dumps({**show.as_json(plan, with_diffs=diff), **done}, indent=2, default=str))
+        text = json.dumps({**show.as_json(plan, with_diffs=diff), **done}, indent=2, default=str)
+        console.out().out(text, highlight=False)
         return
-    console = show.out()
+    page = console.out()
     if plan.empty:
-        console.print(f"{show.headline(plan)}: nothing to do.", markup=False)
+        page.print(f"{show.headline(plan)}: nothing to do.", markup=False)
         return
-    console.print(show.table(plan))
+    page.print(show.table(plan))
     if diff:
-        show.print_diffs(console, plan)
+        show.print_diffs(page, plan)
     lines = ["", f"{show.summary(plan)}.", *([told] if told else [])]
     guide = show.guide(plan, acted and conflicts)
     lines += ["", *guide] if guide else []
     lines += ["", *_next(plan, acted, branch)]
-    console.print("\n".join(lines), markup=False, soft_wrap=True)
+    page.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def _next(plan: Plan, acted: bool, branch: str | None) -> list[str]:
     """Return what was done, what a new level means, and the commands to go on with."""
-    from .answers import LEVEL
     from .levels import FIRST
     from .plan import level_texts
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .answers import LEVEL, answers_of, answers_text, choices_of
+from .answers import answers_text, choices_of
 from .errors import RefusedError
 from .merge import unified
-from .places import ANSWERS
+from .places import ANSWERS, LEVEL, parsed
 from .plan import Progress
 from .renders import Release, Source, source
 from .repository import Blob, Repository
@@ -52,7 +52,7 @@ def drifted(project: Path, *, template: Path | None = None, progress: Progress =
     """
     repository = Repository.of(project)
     text = answers_text(repository)
-    answers = answers_of(text, repository)
+    answers = parsed(text, repository.project / ANSWERS)
     progress(f"Reading the template at {answers['_src_path']}")
     origin = source(str(answers["_src_path"]), template)
     release = origin.release(str(answers["_commit"]))
@@ -74,7 +74,7 @@ def insist_on_level(project: Path) -> None:
     """
     repository = Repository.of(project)
     text = answers_text(repository)
-    answers = answers_of(text, repository)
+    answers = parsed(text, repository.project / ANSWERS)
     origin = source(str(answers["_src_path"]))
     lie = absent_level(repository, origin, origin.release(str(answers["_commit"])), text)
     if lie:
@@ -133,7 +133,7 @@ def _hidden_level(repository: Repository, origin: Source, release: Release, text
 
 def _levels(repository: Repository, origin: Source, release: Release, text: str) -> tuple[int | None, list[int]]:
     """Return the level of an answers file and those of the template; None where it has none."""
-    question, level = origin.questions(release).get(LEVEL), answers_of(text, repository).get(LEVEL)
+    question, level = origin.questions(release).get(LEVEL), parsed(text, repository.project / ANSWERS).get(LEVEL)
     if question is None or not isinstance(level, int):
         return None, []
     return level, [int(choice) for choice in choices_of(question).values()]

@@ -17,6 +17,7 @@ from .errors import RefusedError
 from .repository import Tree, git, listed, names
 
 ANSWERS = ".copier-answers.yml"
+LEVEL = "maturity_level"
 BRANCHES = "mlops-ladder/"
 """What the names of branches with a template's update begin with."""
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|[\w.-]+@[\w.-]+:", re.IGNORECASE)
@@ -68,21 +69,29 @@ def found(sources: Iterable[str]) -> list[Place]:
     return list(repositories.values())
 
 
-def _of(source: str, base: Path) -> Iterable[Place]:
+def _of(source: str, base: Path, *, nested: bool = False) -> Iterable[Place]:
     path = (base / source).expanduser()
     if path.is_dir():
         yield from _inside(path.resolve())
-    elif path.is_file():
-        lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-        for line in filter(None, lines):
+    elif path.is_file() and not nested:
+        for line in _lines(path):
             try:
-                yield from _of(line, path.parent)
+                yield from _of(line, path.parent, nested=True)
             except RefusedError as error:
                 yield Place(line, path.parent / line, problem=str(error))
     elif ADDRESS.match(source):
         yield cloned(source)
     else:
-        raise RefusedError(f"{source}: is no folder, no file and no address of git")
+        what = "no folder and no address of git" if nested else "no folder, no file and no address of git"
+        raise RefusedError(f"{source}: is {what}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RefusedError(f"{path}: is no list of repositories, for it is not text in UTF-8") from None
+    return [line for line in (part.split("#")[0].strip() for part in text.splitlines()) if line]
 
 
 def _inside(folder: Path) -> Iterable[Place]:
@@ -102,9 +111,13 @@ def _projects(folder: Path) -> Iterable[Place]:
         yield Place(folder.name, folder)
         return
     try:
-        paths = names(git("ls-tree", "-r", "-z", "--name-only", "HEAD", cwd=folder))
+        present = git("rev-parse", "--verify", "--quiet", "HEAD^{commit}", cwd=folder, accepted=(0, 1))
+        paths = names(git("ls-tree", "-r", "-z", "--name-only", "HEAD", cwd=folder)) if present else []
     except RefusedError as error:
         yield Place(folder.name, folder, problem=str(error))
+        return
+    if not present:
+        yield Place(folder.name, folder, problem="it has no commit yet")
         return
     inner = [folder / Path(path).parent for path in sorted(paths) if Path(path).name == ANSWERS]
     for one in inner:
@@ -167,15 +180,28 @@ def read_answers(folder: Path) -> dict[str, Any]:
         text = said(folder, "show", f"HEAD:./{ANSWERS}")
     except RefusedError:
         raise RefusedError(f"no template project: its last commit has no {ANSWERS}") from None
+    return parsed(text, ANSWERS)
+
+
+def parsed(text: str, where: Path | str) -> dict[str, Any]:
+    """Return the answers in the text of a project's answers file, which sentences call `where`.
+
+    Raises RefusedError where it is no YAML, does not name the template, or has a level that is none.
+    """
     try:
-        answers = yaml.safe_load(text)
-    except yaml.YAMLError:
-        answers = None
-    if not isinstance(answers, dict):
-        raise RefusedError(f"{ANSWERS} cannot be read as YAML: take it back from git's history")
-    if missing := [key for key in ("_src_path", "_commit") if not answers.get(key)]:
-        raise RefusedError(f"{ANSWERS} has no {' and no '.join(missing)}, so nobody knows what it was made from")
-    return answers
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RefusedError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+    answers = found if isinstance(found, dict) else {}
+    missing = [key for key in ("_src_path", "_commit") if not isinstance(answers.get(key) or None, str | int)]
+    if missing:
+        raise RefusedError(
+            f"{where} does not say {' and '.join(missing)}: the project was not generated from a committed template, "
+            "and an update cannot know what it started from."
+        )
+    if LEVEL in answers and type(answers[LEVEL]) is not int:
+        raise RefusedError(f"{where} has {LEVEL}: {answers[LEVEL]}, which is no number: correct it, and commit.")
+    return {**answers, **{key: str(answers[key]) for key in ("_src_path", "_commit")}}
 
 
 def said(folder: Path, *words: str) -> str:

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .answers import LEVEL, answers_of, answers_text, choices_of, insist_on_askable, insist_on_same, known
+from .answers import answers_text, choices_of, insist_on_askable, insist_on_same, known
 from .apply import Sides, branch, moved, recovered
 from .errors import RefusedError
 from .levels import told
 from .merge import Change, Verdict, diffs, merged, unified
-from .places import ANSWERS
+from .places import ANSWERS, LEVEL, parsed
 from .renders import Release, Render, Source, source
 from .repository import Blob, Repository, Tree
 
@@ -79,7 +79,7 @@ def planned(
     repository = Repository.of(project)
     _insist_on_committed(repository)
     text = answers_text(repository)
-    before = answers_of(text, repository)
+    before = parsed(text, repository.project / ANSWERS)
     progress(f"Reading the template at {before['_src_path']}")
     origin = source(str(before["_src_path"]), template)
     old = origin.release(str(before["_commit"]))
@@ -107,7 +107,7 @@ def planned(
 def level_of(project: Path) -> tuple[int, int]:
     """Return a project's level and the highest of its template; raises RefusedError where the template has none."""
     repository = Repository.of(project)
-    answers = answers_of(answers_text(repository), repository)
+    answers = parsed(answers_text(repository), repository.project / ANSWERS)
     origin = source(str(answers["_src_path"]))
     questions = origin.questions(origin.release(str(answers["_commit"])))
     if LEVEL not in questions or LEVEL not in answers:

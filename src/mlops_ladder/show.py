@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +13,10 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from .answers import LEVEL
+from .console import errors
 from .drift import Drift
 from .merge import Change
-from .places import ANSWERS
+from .places import ANSWERS, LEVEL
 from .plan import Plan, Progress
 from .replay import Replay
 
@@ -39,16 +38,6 @@ HINTS = {
 """How files in which both add lines are resolved."""
 
 Json: TypeAlias = dict[str, Any]
-
-
-def out() -> Console:
-    """Return the console of standard output: as wide as its text where nobody looks at a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-
-
-def errors() -> Console:
-    """Return the console of standard error."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import crew, versions
 from .errors import RefusedError
-from .places import ANSWERS, Facts, Place, cache, facts, found
+from .places import ANSWERS, LEVEL, Facts, Place, cache, facts, found
 from .repository import LINK
 from .team import Team
 
@@ -133,7 +133,7 @@ def _row(place: Place, known: Facts | str, team: Team) -> Row:
         to,
         {"releases": distance.releases, "commits": distance.commits} if distance else None,
         str(distance or ""),
-        known.answers.get("maturity_level"),
+        known.answers.get(LEVEL),
         known.proved,
         known.updated,
         _drift(known, render=False),
