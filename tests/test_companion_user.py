@@ -120,6 +120,9 @@ def test_odd_places_are_updated(place: Callable[[Path, Path], Path], project: Pa
         (["new", "core/a.py/b/c", "--template", "TEMPLATE"], "core/a.py is a file"),
         (["new", "x", "--template", "core"], "cannot be reached"),
         (["fleet", "status", "logo.bin"], "logo.bin: is no list of repositories, for it is not text"),
+        (["fleet", "status", "~no-such-user/x"], "~no-such-user/x: is no folder, no file and no address of git"),
+        (["fleet", "update", ".", "--canary", "~no-such-user/x"], "no repository of these"),
+        (["new", "x", "--template", "~no-such-user/x"], "cannot be reached"),
         (["adopt-repo", ".", "--template", "TEMPLATE"], "is a project of a template already"),
     ],
 )
@@ -225,8 +228,8 @@ def test_what_looks_like_markup_and_what_cannot_be_shown(project: Path) -> None:
 def test_lists_of_repositories(project: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     git(tmp_path / "empty", "init", "--quiet")
-    (tmp_path / "team.txt").write_text(f"team.txt  # itself\nnowhere\nempty\n{project}\n", encoding="utf-8")
-    done = ladder(project, "fleet", "status", tmp_path / "team.txt", "--json")
+    (tmp_path / "team.txt").write_text("team.txt  # itself\nnowhere\nempty\n~/project\n", encoding="utf-8")
+    done = ladder(project, "fleet", "status", tmp_path / "team.txt", "--json", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     problems = {Path(row["folder"]).name: row["problem"] for row in json.loads(done.stdout)}
     assert problems == {
@@ -235,6 +238,14 @@ def test_lists_of_repositories(project: Path, tmp_path: Path) -> None:
         "empty": "it has no commit yet",
         "project": "",
     }
+
+
+def test_a_template_with_a_mistake_makes_no_project(template: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(template, tmp_path / "broken", symlinks=True))
+    (broken / "template/README.md.jinja").write_text("{% if %}\n")
+    commit(broken, "Broken", "v3")
+    refused(ladder(broken, "new", tmp_path / "made", "--template", broken), "No project was made: ")
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.skipif(shutil.which("script") is None or sys.platform != "linux", reason="no terminal to play with")

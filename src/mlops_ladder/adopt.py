@@ -11,7 +11,7 @@ from typing import Any
 from .apply import branch
 from .born import typed
 from .errors import RefusedError
-from .places import ANSWERS
+from .places import ANSWERS, in_full
 from .renders import source
 from .repository import Blob, Repository
 
@@ -59,7 +59,7 @@ def adopted(
     repository = Repository.of(path)
     if ANSWERS in repository.files:
         raise RefusedError(f"{path} is a project of a template already: `mlops-ladder update` takes it further.")
-    address = str(Path(template).expanduser().resolve()) if Path(template).expanduser().exists() else template
+    address = in_full(template)
     origin = source(address)
     release = origin.release(to) if to else origin.newest()
     questions = origin.questions(release)

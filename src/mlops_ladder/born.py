@@ -8,11 +8,11 @@ from typing import Any
 
 import copier
 import yaml
-from copier.errors import CopierError
 
 from .answers import choices_of
 from .errors import RefusedError
-from .renders import source
+from .places import in_full
+from .renders import source, spoken
 from .team import Team
 
 
@@ -33,7 +33,7 @@ def born(
         raise RefusedError(f"{above} is a file, and no folder can be made in it: give another path.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RefusedError(f"{folder} is there already, and not empty: give the path of a new folder.")
-    address = str(Path(address).expanduser().resolve()) if Path(address).expanduser().exists() else address
+    address = in_full(address)
     origin = source(address)
     release = origin.release(to or team.to) if to or team.to else origin.newest()
     questions = origin.questions(release)
@@ -41,7 +41,7 @@ def born(
     locked = {name: typed(name, value, questions, "the team's locked") for name, value in team.locked.items()}
     defaults = {name: typed(name, value, questions, "the team's defaults") for name, value in team.defaults.items()}
     team.agreed({}, told)
-    try:
+    with spoken("No project was made"):
         copier.run_copy(
             address,
             folder,
@@ -51,9 +51,6 @@ def born(
             defaults=not ask,
             quiet=not ask,
         )
-    except (CopierError, ValueError, TypeError, OSError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise RefusedError(f"No project was made: {said}") from None
     answers: dict[str, Any] = yaml.safe_load((folder / ".copier-answers.yml").read_text(encoding="utf-8"))
     return answers
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import crew, versions
 from .errors import RefusedError
-from .places import Place, branches_of, cache, facts, said
+from .places import Place, at_home, branches_of, cache, facts, said
 from .repository import git
 from .team import Team
 
@@ -90,7 +90,7 @@ def update(
 
 def _named(place: Place, names: Iterable[str]) -> bool:
     own = {place.name, place.url, str(place.folder)}
-    return any(name in own or str(Path(name).expanduser().resolve()) in own for name in names)
+    return any(name in own or str(at_home(name).resolve()) in own for name in names)
 
 
 def _done(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Outcome]]:

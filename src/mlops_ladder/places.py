@@ -57,6 +57,20 @@ def cache() -> Path:
     return Path(os.environ.get("MLOPS_LADDER_CACHE") or platformdirs.user_cache_dir("mlops-ladder"))
 
 
+def at_home(path: str) -> Path:
+    """Return a path in which `~` is its user's home; where there is no such user it stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def in_full(address: str) -> str:
+    """Return a template's address as it is recorded: the full path of what is on this machine."""
+    path = at_home(address)
+    return str(path.resolve()) if path.exists() else address
+
+
 def found(sources: Iterable[str]) -> list[Place]:
     """Return the projects that a file, a folder or an address of git names, each once, in their order.
 
@@ -70,7 +84,7 @@ def found(sources: Iterable[str]) -> list[Place]:
 
 
 def _of(source: str, base: Path, *, nested: bool = False) -> Iterable[Place]:
-    path = (base / source).expanduser()
+    path = base / at_home(source)
     if path.is_dir():
         yield from _inside(path.resolve())
     elif path.is_file() and not nested:

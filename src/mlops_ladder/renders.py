@@ -27,7 +27,7 @@ from copier.errors import CopierError
 from jinja2 import TemplateError
 
 from .errors import RefusedError
-from .places import ANSWERS
+from .places import ANSWERS, at_home
 from .repository import git, listed
 from .versions import newest_tag
 
@@ -135,7 +135,7 @@ class Source:
 
     def questions(self, release: Release) -> dict[str, dict[str, Any]]:
         """Return the template's questions in order, the computed ones included."""
-        with _spoken(f"The template's copier.yml at {release.name} cannot be read"):
+        with spoken(f"The template's copier.yml at {release.name} cannot be read"):
             questions: dict[str, dict[str, Any]] = self.template(release).questions_data
         return questions
 
@@ -166,7 +166,7 @@ class Source:
         folder = Path(tempfile.mkdtemp(dir=_own_folder(), prefix="render-"))
         if kept:
             (folder / ANSWERS).write_text(kept, encoding="utf-8")
-        with _spoken(f"The template at {release.name} cannot be rendered"):
+        with spoken(f"The template at {release.name} cannot be rendered"):
             worker = _Painter(
                 src_path=self.address,
                 dst_path=folder,
@@ -192,7 +192,7 @@ class Source:
 
 
 @contextmanager
-def _spoken(what: str) -> Iterator[None]:
+def spoken(what: str) -> Iterator[None]:
     """Turn what Copier raises for wrong answers, unsafe or broken templates into one sentence."""
     try:
         yield
@@ -235,7 +235,7 @@ def _reached(address: str) -> Path:
 
 def _here(address: str) -> Path | None:
     """Return the git folder of a repository on this machine."""
-    path = Path(address).expanduser()
+    path = at_home(address)
     if not path.is_dir():
         return None
     try:

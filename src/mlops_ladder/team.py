@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import RefusedError
+from .places import at_home
 
 
 class Team(BaseModel):
@@ -81,7 +82,7 @@ def read(path: Path | None) -> Team:
         team = Team.model_validate(content)
     except ValidationError as error:
         raise RefusedError(f"{path}: {_said(error)}") from None
-    local = (path.parent / team.template).expanduser()
+    local = path.parent / at_home(team.template)
     return team.model_copy(update={"template": str(local.resolve())}) if team.template and local.exists() else team
 
 

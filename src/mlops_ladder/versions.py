@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from .errors import RefusedError
-from .places import ADDRESS, cache, said
+from .places import ADDRESS, at_home, cache, said
 from .repository import git
 
 SHORT = {"gh:": "https://github.com/", "gl:": "https://gitlab.com/", "git+": ""}
@@ -42,7 +42,7 @@ def history(url: str) -> Path:
 
     Without a network the copy of the last time serves. Raises RefusedError where there is none.
     """
-    local = Path(url.removeprefix("file://")).expanduser()
+    local = at_home(url.removeprefix("file://"))
     if local.is_dir():
         return local
     address = next((long + url.removeprefix(short) for short, long in SHORT.items() if url.startswith(short)), url)
