@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+import yaml
 from ask import user_environment
 from conftest import ROOT, Render, git, make, must, run, share_environment, well
+from test_log import RELEASED, row
 
 SCRIPT = ROOT.parent / "shared/tools/container-engine"
 PACKAGES = ("docker.io", "runc", "mmdebstrap", "jq", "unzip", "iptables")
@@ -27,6 +29,35 @@ LARGEST = 350
 """Of the image with its base, MB as the engine counts them."""
 MOUNTED = ("releases", ".keys/release.pub")
 SERVING = ("--frozen", "--no-default-groups", "--group", "serve", "--group", "deploy")
+STAND_IN = """
+FROM python:3.11-slim
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends {package} && \\
+    ([ -e /bin/{name} ] || ln -s /usr/bin/{package} /bin/{name}) && mkdir -p /etc/{name} /{name} && \\
+    chown -R nobody:nogroup /etc/{name} /{name}
+USER nobody
+VOLUME /{name}
+WORKDIR /{name}
+ENTRYPOINT ["/bin/{name}"]
+CMD ["--config.file=/etc/{name}/{name}.yml", "--storage{store}.path=/{name}"]
+"""
+"""Debian's program where no registry answers: an older release, with user, paths and options of the real image."""
+WATCHERS = {"prometheus": ("prometheus", ".tsdb"), "alertmanager": ("prometheus-alertmanager", "")}
+HOOK = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Hook(BaseHTTPRequestHandler):
+    def do_POST(self):
+        print(self.rfile.read(int(self.headers["Content-Length"])).decode(), flush=True)
+        self.send_response(200)
+        self.end_headers()
+
+HTTPServer(("", 8000), Hook).serve_forever()
+"""
+"""Takes what Alertmanager posts, and writes it to its log."""
+HURRY = {
+    "compose.yaml": (("15s", "1s"), ("group_wait: 30s", "group_wait: 1s, group_interval: 1s")),
+    "monitoring/alerts.yml": (("for: 1m", "for: 1s"),),
+}
 Engine = dict[str, str]
 
 pytestmark = pytest.mark.life
@@ -240,6 +271,97 @@ def test_compose_brings_the_service_up_healthy_with_its_key(released: Path, engi
         assert not any(mount["Source"].endswith((".keys", "release.pem")) for mount in mounts)
     finally:
         compose("down", "--volumes", "--rmi", "all", SERVICE_KEY="secret")
+
+
+@pytest.fixture
+def watched(lived: Callable[[int, str], Path], engine: Engine, tmp_path: Path) -> Iterator[tuple[Path, Engine]]:
+    """A project of level 4 whose model is in production and whose alerts do not wait, and what compose is told."""
+    source, project = lived(4, "classification"), tmp_path / "project"
+    kept = shutil.ignore_patterns(".venv", "releases", ".keys", "logs")
+    shutil.copytree(source, project, ignore=kept, symlinks=True)
+    share_environment(source, project)
+    (project / ".git/info/exclude").write_text(".venv\n", encoding="utf-8")
+    for name, words in HURRY.items():
+        text = (project / name).read_text(encoding="utf-8")
+        for old, new in words:
+            assert old in text
+            text = text.replace(old, new)
+        (project / name).write_text(text, encoding="utf-8")
+    must([project / ".venv/bin/python", "-c", RELEASED], project)
+    services = yaml.safe_load((project / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    for name, (package, store) in WATCHERS.items():
+        image = re.sub(r"\$\{\w+:-(.*)\}", r"\1", services[name]["image"])
+        if run(["docker", "pull", "--quiet", image], project, **engine).returncode != 0:
+            (tmp_path / name).mkdir()
+            text = STAND_IN.format(name=name, package=package, store=store)
+            (tmp_path / name / "Dockerfile").write_text(text, encoding="utf-8")
+            must(["docker", "build", "--quiet", "--tag", image, tmp_path / name], project, **engine)
+    ports = dict.fromkeys(("SERVICE_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT"), "0")
+    told = {"SERVICE_KEY": "secret", "SERVICE_LOGS": "./logs", "SERVICE_USER": f"{os.getuid()}:{os.getgid()}"}
+    told |= {"COMPOSE_PROJECT_NAME": "watched", "COMPOSE_PROFILES": "monitoring", "ALERT_WEBHOOK": "http://hook:8000"}
+    everything = {**engine, **ports, **told}
+    try:
+        yield project, everything
+    finally:
+        run(["docker", "rm", "--force", "watched-hook"], project, **everything)
+        run(["docker", "compose", "down", "--volumes", "--rmi", "all"], project, **everything)
+
+
+def soon(what: str, ask: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    for _ in range(120):
+        if ask():
+            return
+        time.sleep(0.5)
+    pytest.fail(f"in a minute not so: {what}")
+
+
+@pytest.mark.thorough
+def test_compose_watches_the_service_and_tells_the_webhook(watched: tuple[Path, Engine]) -> None:
+    """Drift that the service logs and `make monitor` sees is scraped and told, and so is the service's end."""
+    project, environment = watched
+
+    def compose(*words: str, **more: str) -> Any:
+        return run(["docker", "compose", *words], project, **{**environment, **more})
+
+    def at(service: str, port: int, path: str) -> str:
+        return f"http://{well(compose('port', service, str(port))).strip()}{path}"
+
+    well(compose("up", "--build", "--wait"))
+    hook = ("--detach", "--name", "watched-hook", "--network", "watched_default", "--network-alias", "hook")
+    must(["docker", "run", *hook, "python:3.11-slim", "python", "-c", HOOK], project, **environment)
+    prometheus = at("prometheus", 9090, "/api/v1/")
+
+    def asked(path: str) -> Any:
+        return json.loads(urlopen(prometheus + path).read())["data"]
+
+    def told() -> set[str]:
+        logged = must(["docker", "logs", "watched-hook"], project, **environment).splitlines()
+        alerts = [alert for line in logged if line for alert in json.loads(line)["alerts"]]
+        assert {alert["labels"]["environment"] for alert in alerts} <= {"prod"}
+        return {alert["labels"]["alertname"] for alert in alerts if alert["status"] == "firing"}
+
+    soon("the service is scraped", lambda: [one["health"] for one in asked("targets")["activeTargets"]] == ["up"])
+    rules = [rule for group in asked("rules")["groups"] for rule in group["rules"]]
+    assert len(rules) > 10
+    assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
+    for name in ("prometheus", "alertmanager"):
+        assert well(compose("exec", name, "id", "-un")).strip() == "nobody"
+        assert inspected(f"watched-{name}-1", "HostConfig.CapDrop", project, environment) == "[ALL]"
+    headers = {"Content-Type": "application/json", "X-API-Key": "secret"}
+    body = json.dumps({"dataframe_records": [row(project)] * 1000}).encode()
+    urlopen(Request(at("service", 8080, "/invocations"), body, headers)).read()
+    python: list[str | Path] = [project / ".venv/bin/python", "-m", "flight_delays.ops"]
+    must([*python, "freeze", "--why", "a test"], project)
+    time.sleep(1.1)  # the window ends with a whole second
+    assert "data drift" in must([*python, "monitor"], project)
+    soon("the webhook hears of the drift", lambda: "Drift" in told())
+    assert "ServiceDown" not in told()
+    well(compose("stop", "service"))
+    soon("the webhook hears that the service is gone", lambda: "ServiceDown" in told())
+    nonsense = compose("up", "--wait", "alertmanager", ALERT_WEBHOOK="nowhere")
+    assert nonsense.returncode != 0, "an Alertmanager that refuses its configuration has to be seen"
+    assert "alertmanager" in nonsense.stderr
 
 
 def test_the_service_needs_no_library_of_training(released: Path, tmp_path: Path) -> None:
