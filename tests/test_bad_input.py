@@ -365,6 +365,20 @@ def test_before_set_up(project: Path, level: int, cut_short: bool) -> None:
 
 
 @pytest.mark.parametrize("level", [0])
+def test_a_project_whose_uv_is_gone_wants_its_set_up_anew(project: Path, tmp_path: Path) -> None:
+    """It was set up with a uv that is not on PATH any more, or not in this shell."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for program in ("make", "sh", "bash", "cat", "grep", "sed", "env", "python3", "git"):
+        (programs / program).symlink_to(shutil.which(program) or program)
+    shutil.rmtree(project / ".uv", ignore_errors=True)
+    done = make(project, "train", environment={"PATH": f"{programs}"})
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0] == "error: uv is gone from this machine: run 'make setup'"
+    assert "not found" not in done.stderr
+
+
+@pytest.mark.parametrize("level", [0])
 def test_a_moved_folder_wants_its_set_up_anew(project: Path) -> None:
     moved = project.rename(project.with_name("moved to here"))
     for target in ("train", "notebook"):

@@ -7,6 +7,7 @@ that waits.
 from __future__ import annotations
 
 import asyncio
+import html
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from flight_delays.ops import guards_3
 from flight_delays.ops.config import PACKAGE, load
 from flight_delays.ops.contract import ProjectError
@@ -25,7 +27,7 @@ from flight_delays.ops.release.store import Store, opened
 from flight_delays.ops.retrain import Ended, autopilot
 from flight_delays.ops.retrain.policy import Attempt
 from flight_delays.ops.status.console import Console
-from flight_delays.ops.status.happened import approvals
+from flight_delays.ops.status.happened import Happening, approvals
 
 TOKEN, PORT = "a token of the tests", 8090
 OWN = {"host": f"127.0.0.1:{PORT}", "origin": f"http://127.0.0.1:{PORT}"}
@@ -63,6 +65,12 @@ def history() -> None:
     results = [{**result, "sentence": "0 of 1 people have approved of it for prod: `make approve` says so"}]
     store.append("gates", environment="prod", version=WAITING, digest=digest, results=results, passed=False)
     shutil.rmtree(made)
+
+
+def awaited() -> list[Happening]:
+    """Return what waits for people, or for the autopilot after them."""
+    store = opened(load(Policy))
+    return list(approvals(store, store.entries(), events.read(), load(Policy)))
 
 
 @pytest.fixture
@@ -176,7 +184,7 @@ def test_a_case_is_answered_here_and_nothing_is_logged() -> None:
 @pytest.mark.usefixtures("place")
 def test_what_was_refused_waits_no_more_until_it_is_approved() -> None:
     def waiting() -> list[str]:
-        return [one.kind for one in approvals(opened(load(Policy)).entries(), events.read())]
+        return [one.kind for one in awaited()]
 
     about = {"version": f"{WAITING}", "environment": "prod"}
     assert waiting() == ["approval"]
@@ -190,8 +198,25 @@ def test_what_was_refused_waits_no_more_until_it_is_approved() -> None:
 @pytest.mark.usefixtures("place")
 def test_what_is_approved_is_still_awaited() -> None:
     deploy.approve(load(Policy), f"{WAITING}", "prod", "read its card", lambda _: None)
-    (one,) = approvals(opened(load(Policy)).entries(), events.read())
+    (one,) = awaited()
     assert (one.kind, one.about["version"]) == ("approved", WAITING)
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(("language", "said"), [("en", "1 of 2 have approved"), ("fr", "1 sur 2 l'ont approuvée")])
+def test_one_approval_of_two_is_told_as_one(language: str, said: str) -> None:
+    """The policy wants two by now; the console says neither there nor after the approval that it is enough."""
+    page = Path("config/policy.yaml")
+    wanted = yaml.safe_load(page.read_text(encoding="utf-8")) | {"approvals": {"prod": 2}}
+    page.write_text(yaml.safe_dump(wanted), encoding="utf-8")
+    about = {"version": f"{WAITING}", "environment": "prod", "lang": language}
+    status, outcome = asked("POST", "/do", form("approve", **about))
+    assert status == 200
+    assert {"en": "Your approval of version 3", "fr": "Votre approbation de la version 3"}[language] in outcome
+    (one,) = awaited()
+    assert (one.kind, one.about["figure"], one.about["limit"]) == ("approval", "1", "2")
+    shown = html.unescape(asked("GET", "/console", query=f"lang={language}")[1])
+    assert said in shown.replace("\N{NO-BREAK SPACE}", " ")
 
 
 @pytest.mark.usefixtures("place")

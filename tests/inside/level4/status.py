@@ -211,7 +211,9 @@ def story() -> None:
     sixth = bundle(54, 6)
     facts = {"challenger": sixth, "share": 0.1, "shadow": False, "experiment": "e1", "rows": 2000, "level": 0.025}
     entry(55, "experiment", environment="prod", digest=fifth, version=6, metric="roc_auc", **facts)
-    refusal(56, 7, bundle(55.5, 7), "prod", approvals="1 of 2 people have approved of it for prod")
+    seventh = bundle(55.5, 7)
+    entry(55.8, "approve", ANA, environment="prod", version=7, digest=seventh, why="its slices hold")
+    refusal(56, 7, seventh, "prod", approvals="1 of 2 people have approved of it for prod")
     alerts = list(begun(records, "en"))
     alerts.append({**alerts[-1], "id": "retrain-a-refused", "signal": "retrain", "subjects": ["refused"]})
     ALERTS.write_text("".join(json.dumps(alert) + "\n" for alert in alerts))
@@ -444,6 +446,24 @@ def test_what_a_person_refused_waits_no_more(facts: Facts) -> None:
     assert "La version 7 a été refusée par quelqu'un pour : production" in page.words["fr"]
     refusal(56.7, 7, seventh, "prod", person="Bo Li refused it for prod")
     assert {one.kind for one in gather("prod", NOW).waiting} == {"experiment"}
+
+
+@pytest.mark.parametrize("maker", [False, True])
+def test_an_approval_counts_as_the_gate_counts_it(facts: Facts, maker: bool) -> None:
+    """A second one of the same person, or one of whoever made the version, is none more."""
+    before = next(one for one in facts.waiting if one.kind == "approval")
+    if maker:
+        event(55.4, "train", BO, run="r7")
+    policy = Path("config/policy.yaml")
+    page = yaml.safe_load(policy.read_text(encoding="utf-8")) | {"approvals": {"prod": 2}}
+    policy.write_text(yaml.safe_dump(page), encoding="utf-8")
+    about = {"environment": "prod", "version": 7, "digest": before.about["digest"], "why": "read its card"}
+    entry(56.5, "approve", BO if maker else "Ana <ana@localhost>", **about)
+    found = gather("prod", NOW)
+    (after,) = (one for one in found.waiting if one.about["version"] == 7)
+    assert (after.kind, after.about["figure"], after.about["limit"]) == ("approval", "1", "2")
+    assert "1 of 2 have" in shown(found).words["en"]
+    assert "1 sur 2 l'ont fait" in shown(found).words["fr"]
 
 
 def test_a_retraining_that_is_over_waits_no_more(facts: Facts) -> None:

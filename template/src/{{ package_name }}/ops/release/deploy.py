@@ -60,7 +60,7 @@ def judged(policy: Policy, store: Store, digest: str, environment: str, logged: 
 
     pointer, entries = store.settle(environment), store.entries()
     champion = None if pointer is None else store.bundle(pointer.champion)
-    made, address = _makers(store, entries, digest), os.environ.get(ADDRESS) or policy.store
+    made, address = makers(store, entries, digest), os.environ.get(ADDRESS) or policy.store
     pages = policy, load(Data), load(Model)
     asked = Question(*pages, environment, digest, store.folder(digest), address, entries, champion, made)
     results = judge(asked, logged, say)
@@ -104,8 +104,8 @@ def rollback(policy: Policy, environment: str, why: str, say: Say) -> None:
 def approve(policy: Policy, version: str, environment: str, why: str, say: Say) -> None:
     """Note in the ledger that whoever asks approves of a version for an environment."""
     store, entry = _noted("approve", policy, version, environment, why)
-    makers = _makers(store, store.entries(), entry.facts["digest"])
-    own = " (whoever made it does not count)" if ledger.person(entry.who) in map(ledger.person, makers) else ""
+    made = makers(store, store.entries(), entry.facts["digest"])
+    own = " (whoever made it does not count)" if ledger.person(entry.who) in map(ledger.person, made) else ""
     say(f"{entry.who} approves of version {version} for {environment}{own}")
 
 
@@ -225,7 +225,7 @@ def _number(version: str) -> int:
     return int(version)
 
 
-def _makers(store: Store, entries: Sequence[Entry], digest: str) -> frozenset[str]:
+def makers(store: Store, entries: Sequence[Entry], digest: str) -> frozenset[str]:
     """Return who ran the training, if this machine knows, and who wrote the commit that was trained."""
     from ..register import events
     from ..register.run import git, read

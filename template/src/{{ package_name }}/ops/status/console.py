@@ -161,8 +161,9 @@ class Console:
     ) -> Response:
         """Show the page on which cases are tried and decisions begin."""
         entries, largest = self.store.entries(), self.policy.limits.body_mb
-        stands = list(approvals(entries, events.read())), before(entries, self.environment)[1], events.frozen()
-        view = desk.View(self.environment, self.bundle(), self.address, largest, *stands, given, answer, wrong[1])
+        asked = list(approvals(self.store, entries, events.read(), self.policy))
+        stands = largest, asked, before(entries, self.environment)[1], events.frozen()
+        view = desk.View(self.environment, self.bundle(), self.address, *stands, given, answer, wrong[1])
         return HTMLResponse(desk.desk(words, PACKAGE.name, view), wrong[0])
 
     def bundle(self) -> Bundle | None:

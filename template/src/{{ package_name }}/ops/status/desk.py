@@ -249,7 +249,7 @@ def _decisions(words: Words, view: View) -> str:
     items = [] if view.waiting else [f"<p>{told(words, 'decide', 'nothing')}</p>"]
     for one in view.waiting:
         about = {"version": f"{one.about['version']}", "environment": f"{one.about['environment']}"}
-        shown = {**about, "environment": words("environments", about["environment"])}
+        shown = {**one.about, **about, "environment": words("environments", about["environment"])}
         since = words("waiting", "since", moment=words.moment(one.time))
         buttons = [_begun(words, name, about, shown) for name in ("approve", "refuse")[one.kind == "approved" :]]
         items.append(f"<p>{told(words, 'decide', one.kind, **shown)} ({escape(since)})</p>{''.join(buttons)}")

@@ -145,7 +145,8 @@ def gather(environment: str, now: float) -> Facts:
     freezes = [event for event in log if event["kind"] in ("freeze", "thaw")]
     frozen = event_of(freezes[-1]) if freezes and freezes[-1]["kind"] == "freeze" else None
     past = happened(environment, entries, log, alerted, records)
-    waiting = [*approvals(entries, log), *(tried(lambda: list(experiment(move, entries))) or []), *held_back(log)]
+    asked = tried(lambda: list(approvals(store, entries, log, policy))) or []
+    waiting = [*asked, *(tried(lambda: list(experiment(move, entries))) or []), *held_back(log)]
     return Facts(
         name=PACKAGE.name,
         environment=environment,

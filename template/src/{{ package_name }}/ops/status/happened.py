@@ -11,7 +11,10 @@ from typing import Any, TypeAlias
 from ..contract import ProjectError
 from ..monitor import Record
 from ..register.events import frozen
-from ..release.ledger import MOVES, Entry, Pointer, history, version
+from ..release.deploy import makers
+from ..release.ledger import MOVES, Entry, Pointer, approvers, history, person, released, version
+from ..release.policy import Policy
+from ..release.store import Store
 
 Told: TypeAlias = Mapping[str, Any]
 NEAR = 1e-3
@@ -90,12 +93,13 @@ def event_of(event: Told) -> Happening:
     return Happening(time_of(event["time"]), kind, name_of(event["who"]), event, str(event.get("why") or ""), told)
 
 
-def approvals(entries: Sequence[Entry], log: Sequence[Told]) -> Iterator[Happening]:
-    """Yield the versions that nothing but people keep out of an environment."""
+def approvals(store: Store, entries: Sequence[Entry], log: Sequence[Told], policy: Policy) -> Iterator[Happening]:
+    """Yield the versions that nothing but people keep out of an environment, and how many have approved of them."""
     judged: dict[tuple[str, int], Happening] = {}
     for event in log:
         if event["kind"] == "retrain" and event["outcome"] == "waits":
-            about = {"version": event["version"], "environment": "prod", "figure": "0", "limit": "1"}
+            digest = released(entries, event["version"])
+            about = {"version": event["version"], "environment": "prod", "digest": digest, "limit": "1"}
             judged["prod", event["version"]] = Happening(time_of(event["time"]), "approval", "", about)
         elif event["kind"] == "retrain":  # it went on, or came to its end
             judged.pop(("prod", event.get("version") or 0), None)
@@ -103,17 +107,22 @@ def approvals(entries: Sequence[Entry], log: Sequence[Told]) -> Iterator[Happeni
         key = (str(entry.facts.get("environment")), entry.facts.get("version") or 0)
         refused = [result for result in entry.facts.get("results", ()) if not result["passed"]]
         if entry.kind == "gates" and [result["rule"] for result in refused] == ["approvals"]:
-            about = {**entry.facts, "figure": refused[0]["figure"], "limit": refused[0]["limit"].partition(" ")[0]}
+            about = {**entry.facts, "limit": refused[0]["limit"].partition(" ")[0]}
             judged[key] = Happening(time_of(entry.time), "approval", name_of(entry.who), about)
-        elif entry.kind in ("approve", "refuse"):
-            asked = judged.get(key)
-            if asked is not None and time_of(entry.time) > asked.time:
+        elif entry.kind == "refuse":
+            if key in judged and time_of(entry.time) > judged[key].time:
                 del judged[key]
-                if entry.kind == "approve":
-                    judged[key] = replace(asked, kind="approved")
         elif entry.kind in MOVES:  # whatever was asked for before, the environment went on
             judged = {at: one for at, one in judged.items() if at[0] != key[0] or one.time > time_of(entry.time)}
-    yield from judged.values()
+    for (environment, _), asked in judged.items():
+        digest = asked.about["digest"]
+        wanted = next((count for name, count in policy.approvals.items() if name == environment), 0)
+        people = {person(who) for who in approvers(entries, digest or "", environment)}
+        if wanted and digest:  # as the gate counts
+            people -= {person(who) for who in makers(store, entries, digest)}
+        limit = max(int(asked.about["limit"]), wanted)
+        kind = "approved" if len(people) >= limit else "approval"
+        yield replace(asked, kind=kind, about={**asked.about, "figure": f"{len(people)}", "limit": f"{limit}"})
 
 
 def experiment(move: Entry | None, entries: Sequence[Entry]) -> Iterator[Happening]:
