@@ -1,5 +1,7 @@
 # Level 3
 export ID WHY SHARE SHADOW DECIDE
+# outside make LOG may mean something else: from there only yes counts
+score: export LOGGED = $(if $(filter environment,$(origin LOG)),$(filter yes,$(LOG)),$(LOG))
 
 .PHONY: deploy rollback approve refuse releases ship canary trace explain feedback score bench
 
@@ -36,8 +38,8 @@ explain: ## why a prediction is what it is: make explain ID=...
 feedback: ## take in what became of predictions: make feedback FILE=truth.csv
 	@$(OPS) feedback --file "$$FILE"
 
-score: ## score a file larger than memory, going on after a kill: make score INPUT=rows.csv OUTPUT=scored.parquet ENV=prod
-	@$(OPS) score --input "$$INPUT" --output "$$OUTPUT"
+score: ## score a file larger than memory, going on after a kill: make score INPUT=rows.csv OUTPUT=scored.parquet ENV=prod (LOG=yes logs every row)
+	@$(OPS) score --input "$$INPUT" --output "$$OUTPUT" --log "$$LOGGED"
 
 bench: ## measure the service against a bare echo on this machine
 	@$(PYTHON) benchmarks/serve.py

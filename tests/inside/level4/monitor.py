@@ -24,7 +24,7 @@ from flight_delays.ops.contract import ProjectError, to_columns
 from flight_delays.ops.guards import ROWS
 from flight_delays.ops.guards import Scene as Stage
 from flight_delays.ops.guards_3 import alone
-from flight_delays.ops.log import SERVICES, Notes, Writer, noted
+from flight_delays.ops.log import SERVICES, Notes, Writer
 from flight_delays.ops.log.compact import compact
 from flight_delays.ops.monitor import RECORDS, Age, Aging, Record, State, Verdict, dump, health, quality, read, scene
 from flight_delays.ops.monitor.alerts import alerts, begun, expose
@@ -244,19 +244,19 @@ def test_a_service_notes_how_it_fares(seen: scene.Scene) -> None:
     counts.took(0.002)
     live.follow(Notes(settings.log))
     for _ in range(100):
-        if noted(0.0):
+        if health.noted(0.0):
             break
         time.sleep(0.1)
     live.stop()
     (segment,) = SERVICES.iterdir()
     segment.write_bytes(segment.read_bytes() + b'{"time": 4')
-    (measure,) = noted(0.0)
+    (measure,) = health.noted(0.0)
     assert measure.digest == seen.bundle.digest
     assert sum(measure.seconds) == measure.seconds[2] == 1
     assert measure.memory_mb is None or measure.memory_mb > 10
     assert measure.packages is not None
     assert measure.packages["numpy"] == np.__version__
-    assert noted(time.time() + 60) == []
+    assert health.noted(time.time() + 60) == []
 
 
 def exposed() -> dict[str, float]:

@@ -172,12 +172,17 @@ def score(
     source: Annotated[str, typer.Option("--input", help="CSV or Parquet file of any size")] = "",
     output: Annotated[str, typer.Option("--output", help="Parquet file to write")] = "",
     environment: Environment = "prod",
+    log: Annotated[str, typer.Option(help="yes: the rows come into the prediction log, too")] = "",
 ) -> None:
     """Score a file larger than memory with what an environment uses; after a kill it goes on."""
+    from .log import Pieces
     from .release.store import opened
     from .serve.score import score as all_of_it
 
-    all_of_it(opened(load(Policy)).load(environment), source, output, typer.echo)
+    if log not in ("", "yes"):
+        raise ProjectError(f"LOG={log}: say LOG=yes to log every row, or leave it out")
+    policy = load(Policy)
+    all_of_it(opened(policy).load(environment), source, output, typer.echo, Pieces(policy) if log else None)
 
 
 @app.command("image")

@@ -9,21 +9,25 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from ..config import UnfinishedError
+from ..config import UnfinishedError, first_line
 from ..contract import ProjectError
-from ..release.policy import Log
+from ..files import scratch
+from ..release.policy import Log, Policy
 from ..serve import Answered, Measure
+
+if TYPE_CHECKING:
+    import ibis
 
 PREDICTIONS, FEEDBACK, SERVICES = Path("logs/predictions"), Path("logs/feedback"), Path("logs/services")
 SEGMENT = re.compile(r"(\d{8}T\d{6})-(\w+)-(\d{6})\.(jsonl|parquet)")
@@ -35,6 +39,8 @@ LARGEST, PARTS = 64 * 2**20, 8
 """Bytes of a segment, and into how many segments a small log is divided at least."""
 AGE = 3600.0
 """Seconds after which a process begins another segment: whoever is older by far is written to no more."""
+GROUP = 20_000
+"""Rows that a Parquet file keeps together: who asks for a span of time reads few groups."""
 LOOK = 1.0
 """Seconds between two looks at whether somebody removed the segment."""
 DAY = 86_400
@@ -136,6 +142,46 @@ class Writer:
         self._segments.add(self._encoder.encode_lines([line for rows in answered for line in lines(rows)]))
 
 
+class Pieces:
+    """The prediction log of scored files: a Parquet file for each part, known by the ids in it; a `score.Journal`."""
+
+    def __init__(self, policy: Policy, folder: Path = PREDICTIONS) -> None:
+        """Prepare to take in files."""
+        self.folder, self.days, self.entity = folder, policy.log.days, policy.experiment.entity
+        self.most = int(policy.log.max_mb * 2**20) - largest(policy.log)
+
+    def keep(self, lines: Any, path: Path) -> None:
+        """Write an Arrow table of lines whose inputs are structures, and whose times are seconds from logging."""
+        import ibis
+
+        table = ibis.memtable(lines)
+        put(table.mutate(inputs=table.inputs.cast("json")), path, ibis.duckdb.connect())
+
+    def place(self, made: Sequence[Path]) -> int:
+        """Log what `keep` wrote, but for files whose first row is logged; returns how many rows are new.
+
+        No monitor looks between the time that rows bear and their being there. Raises UnfinishedError on a full disk.
+        """
+        import ibis
+
+        from ..register.events import locked
+        from .truth import PREDICTED, rows
+
+        engine, new = ibis.duckdb.connect(), 0
+        with locked("monitor"), scratch(self.folder) as hidden:
+            now, there = datetime.now(UTC), [one.path for one in whole(self.folder) if one.path.suffix == ".parquet"]
+            for number, path in enumerate(made, start=1):
+                table = rows([path], PREDICTED, engine)
+                first = table.id.min().to_pyarrow().as_py()
+                if there and (log := rows(there, PREDICTED, engine)).filter(log.id == first).count().execute():
+                    continue
+                piece = hidden / f"{now:{BEGUN}}-{first.partition('-')[0]}-{number:06}.parquet"
+                new += put(table.mutate(time=table.time + now.timestamp()), piece, engine)
+                piece.replace(self.folder / piece.name)
+        tidy(self.folder, self.days, self.most)
+        return new
+
+
 class Notes:
     """How services fared, minute by minute; called with each measure."""
 
@@ -146,17 +192,6 @@ class Notes:
     def __call__(self, measure: Measure) -> None:
         """Log a measure; see `Segments.add`."""
         self._segments.add(msgspec.json.Encoder().encode_lines([measure]))
-
-
-def noted(since: float, folder: Path = SERVICES) -> list[Measure]:
-    """Return the measures since a time, seconds since 1970, oldest first; what is no whole line is left out."""
-    found, decoder = list[Measure](), msgspec.json.Decoder(Measure)
-    for path in sorted(folder.glob("*.jsonl")):
-        if SEGMENT.fullmatch(path.name) and path.stat().st_mtime >= since:
-            for line in path.read_bytes().splitlines():
-                with suppress(msgspec.DecodeError):
-                    found.append(decoder.decode(line))
-    return sorted((one for one in found if one.time >= since), key=lambda one: one.time)
 
 
 def lines(rows: Answered) -> Iterator[Line]:
@@ -246,3 +281,20 @@ def replaced(path: Path) -> frozenset[str]:
         return frozenset()
     except (OSError, KeyError, pa.ArrowException, msgspec.DecodeError):
         raise ProjectError(f"{path}: is not as `make compact` wrote it; move it away, or bring it back") from None
+
+
+def put(table: ibis.Table, path: Path, engine: Any, replaces: Iterable[str] = ()) -> int:
+    """Write lines to a Parquet file, on disk when this returns, and return how many; else raises UnfinishedError."""
+    import duckdb
+    import pyarrow.parquet as pq
+
+    from .truth import PREDICTED
+
+    footer = {REPLACES.decode(): msgspec.json.encode(sorted(replaces)).decode()}
+    try:
+        engine.to_parquet(table.select(*PREDICTED), path, compression="zstd", row_group_size=GROUP, kv_metadata=footer)
+    except duckdb.IOException as error:
+        raise UnfinishedError(f"{path.name}: was not written ({first_line(error)}); try again") from None
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    return int(pq.read_metadata(path).num_rows)

@@ -7,7 +7,6 @@ after leaves files that are replaced, which readers leave out and the next run r
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,18 +15,14 @@ from itertools import groupby
 from pathlib import Path
 from secrets import token_hex
 
-import msgspec
-
 from ..config import UnfinishedError, first_line
 from ..files import scratch
 from ..register.events import locked
 from ..release.policy import Log
-from . import AGE, BEGUN, PREDICTIONS, REPLACES, Piece, largest, pieces, replaced, tidy, whole
+from . import AGE, BEGUN, PREDICTIONS, Piece, largest, pieces, put, replaced, tidy, whole
 
 GRACE = AGE
 """Seconds that replaced files stay for who listed them before: longer than anybody reads."""
-GROUP = 20_000
-"""Rows that a Parquet file keeps together: who asks for a span of time reads few groups."""
 SMALLER = 10
 """By how many times about a Parquet file is smaller than the lines that it replaces."""
 
@@ -104,8 +99,6 @@ def _replace(batch: list[Piece], folder: Path, done: Done) -> None:
             raise UnfinishedError(f"{folder}: not compacted now ({first_line(error)}); try again") from None
         if {piece.path: piece.size for piece in batch}.items() - {one.path: one.size for one in pieces(folder)}.items():
             raise UnfinishedError(f"{folder}: a segment changed while it was compacted; try again")
-        with made.open("rb+") as file:
-            os.fsync(file.fileno())
         made.replace(final)
     done.rows, done.segments = done.rows + count, done.segments + len(batch)
     done.before, done.after = done.before + sum(piece.size for piece in batch), done.after + final.stat().st_size
@@ -117,15 +110,12 @@ def _written(batch: list[Piece], made: Path, names: set[str]) -> int:
     Raises UnfinishedError where those are not all.
     """
     import ibis
-    import pyarrow.parquet as pq
 
     from .truth import PREDICTED, rows
 
     engine = ibis.duckdb.connect()
     table = rows([piece.path for piece in batch], PREDICTED, engine).order_by(["time", "id"])
-    footer = {REPLACES.decode(): msgspec.json.encode(sorted(names)).decode()}
-    engine.to_parquet(table, made, compression="zstd", row_group_size=GROUP, kv_metadata=footer)
-    count: int = pq.read_metadata(made).num_rows
+    count = put(table, made, engine, names)
     wanted = table.count().to_pyarrow().as_py()
     if count != wanted:
         raise UnfinishedError(f"{made.parent.parent}: {count} of {wanted} rows were compacted; try again")

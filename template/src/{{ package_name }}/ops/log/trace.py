@@ -135,7 +135,7 @@ def found(prediction: str) -> Row:
     if not rows:
         raise ProjectError(
             f"ID={prediction}: is not in {PREDICTIONS}; an id is an answer's X-Request-Id, a hyphen and the row's "
-            "number from 1, and config/policy.yaml says how long the log is kept"
+            "number from 1, or a file's prediction_id, and config/policy.yaml says how long the log is kept"
         )
     return dict(rows[0])
 

@@ -36,6 +36,7 @@ PREDICTED |= {"numbers": "DOUBLE[]", "text": "VARCHAR[]", "probabilities": "DOUB
 """Types of `Line`, as DuckDB calls them; inputs stay what the request carried, a contract may change."""
 SAID = {"id": "VARCHAR", "truth": "VARCHAR", "observed": "DOUBLE", "arrived": "DOUBLE"}
 LONGEST = 200  # characters of an id
+OF_FILE = r"^[0-9a-f]{12}-\d{10}$"  # ids of `make score`: no experiment has assigned these rows to a model
 WIDEST = 2**26  # bytes of a line: a value as large as a request may be stands in it twice, as input and as feature
 TICK = 1e-6  # seconds between the arrivals of truths that arrive together, so that they have an order
 
@@ -74,7 +75,8 @@ def told(said: Sequence[tuple[str, Any]], promised: Output | None = None) -> Non
 def take_in(file: Path, say: Callable[[str], None]) -> None:
     """Take in a CSV or Parquet file with the columns id and truth, and time if it says when each was seen to be so.
 
-    All of it or nothing; the same file again changes nothing. A row without truth says nothing yet. Raises ProjectError
+    Or what `make score` wrote, with truth: there `prediction_id` is the id, and time would be a column of the rows. All
+    of it or nothing; the same file again changes nothing. A row without truth says nothing yet. Raises ProjectError
     naming file, row and value of what is no answer of the contract.
     """
     output, dialect = read_contract().output, load(Data).csv
@@ -189,7 +191,8 @@ def compared(models: tuple[str, str], since: float, shadow: bool) -> Known:
     table, (champion, challenger) = joined(), models
     met = (table.model == challenger) & (table.variant == ("shadow" if shadow else "challenger"))
     ours = ((table.model == champion) & (table.variant == "champion")) | met
-    rows = table.filter(ours, table.time >= since).mutate(met=met).order_by(["id", "met"]).to_pyarrow()
+    asked = table.filter(ours, table.time >= since, ~table.id.re_search(OF_FILE))
+    rows = asked.mutate(met=met).order_by(["id", "met"]).to_pyarrow()
     given = rows.select(["prediction", "probabilities"]).to_pylist()
     shares = [[float(row["prediction"])] if row["probabilities"] is None else row["probabilities"] for row in given]
     ids, entities, words = (rows[name].to_pylist() for name in ("id", "entity", "truth"))
@@ -228,13 +231,14 @@ def _read(file: Path, output: Output, dialect: Dialect) -> tuple[list[Said], int
     from ..collect import typed
 
     columns = _columns(file, dialect)
-    for name in ("id", "truth"):
+    own = "prediction_id" if "prediction_id" in columns else "id"
+    for name in (own, "truth"):
         if name not in columns:
             raise ProjectError(f"column '{name}' is missing (found: {', '.join(columns)})")
-    keys = typed(Input("id", "text"), columns["id"], csv=dialect)
+    keys = typed(Input(own, "text"), columns[own], csv=dialect)
     truth = typed(Input("truth", output.type, nulls=True), columns["truth"], csv=dialect)
     seen: Array = np.full(len(keys), np.datetime64("NaT", "us"))
-    if "time" in columns:
+    if own == "id" and "time" in columns:
         seen = typed(Input("time", "time", nulls=True), columns["time"], csv=dialect)
     is_known = truth != "" if output.type == "text" else ~np.isnan(truth)
     now, said = time.time(), []

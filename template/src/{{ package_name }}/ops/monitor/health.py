@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 
 from ..contract import Columns
 from ..evaluate.metrics import number
+from ..log import SEGMENT, SERVICES
 from ..release.build import SBOM
 from ..scorer import Signature
 from ..serve import Measure
@@ -202,6 +205,17 @@ def packages(scene: Scene) -> Iterator[Verdict]:
         wanted = " or ".join(sorted(listed[name]))
         told = f"{name} is {found[name]} where the service runs, {wanted} in the release's parts list."
         yield Verdict("packages", name, "alarm", 1.0, 0.0, told)
+
+
+def noted(since: float, folder: Path = SERVICES) -> list[Measure]:
+    """Return the measures since a time, seconds since 1970, oldest first; what is no whole line is left out."""
+    found, decoder = list[Measure](), msgspec.json.Decoder(Measure)
+    for path in sorted(folder.glob("*.jsonl")):
+        if SEGMENT.fullmatch(path.name) and path.stat().st_mtime >= since:
+            for line in path.read_bytes().splitlines():
+                with suppress(msgspec.DecodeError):
+                    found.append(decoder.decode(line))
+    return sorted((one for one in found if one.time >= since), key=lambda one: one.time)
 
 
 def _own(scene: Scene) -> list[Measure]:

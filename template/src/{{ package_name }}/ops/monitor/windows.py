@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..config import Data, Model, first_line, load
 from ..contract import ProjectError
-from ..log import PREDICTIONS, noted, whole
+from ..log import PREDICTIONS, whole
 from ..register.events import add, locked
 from ..release.ledger import MOVES, Entry
 from ..release.policy import Policy
@@ -82,7 +82,7 @@ def look(environment: str, settings: Monitor, policy: Policy, now: float) -> lis
         made, deployed = _times(store.entries(), environment, bundle.digest)
         clock = _clock(log, made, deployed, now)
         scene = Scene(settings, policy, data, model, bundle, promise(bundle, data, model), clock, nothing(bundle))
-        scene = replace(scene, measures=noted(now - LATELY), aging=_aging())
+        scene = replace(scene, measures=health.noted(now - LATELY), aging=_aging())
         return list(_looked(scene, environment, log))
 
 

@@ -131,7 +131,15 @@ def batches(source: Path, csv: Dialect, stack: ExitStack) -> Iterator[tuple[floa
 
 
 def scored(model: Model, batch: pa.RecordBatch, source: Path, first_row: int) -> pa.Table:
-    """Return a batch with its predictions; `first_row` is its first row's number in the source.
+    """Return a batch with its predictions; see `taken`."""
+    _, _, raw = taken(model, batch, source, first_row)
+    return with_answers(model, batch, raw)
+
+
+def taken(
+    model: Model, batch: pa.RecordBatch, source: Path, first_row: int
+) -> tuple[Columns, Packed, NDArray[np.float32]]:
+    """Return a batch as typed columns, as features, and what the model says; `first_row` is its place in the source.
 
     Raises ProjectError naming file, row and column of a value that does not fit.
     """
@@ -140,12 +148,22 @@ def scored(model: Model, batch: pa.RecordBatch, source: Path, first_row: int) ->
         columns = {column.name: _typed(column, batch, first_row, signature.csv) for column in signature.inputs}
     except ProjectError as error:
         raise ProjectError(f"{source}: {error}") from None
-    raw = model.scorer.run(model.prepare(columns))
+    packed = model.prepare(columns)
+    return columns, packed, model.scorer.run(packed)
+
+
+def with_answers(model: Model, batch: pa.RecordBatch, raw: NDArray[np.float32]) -> pa.Table:
+    """Return a batch with what the model says of it."""
     table = pa.table(batch)
     for name, values in _answers(model.scorer, raw).items():
-        table = table.drop_columns([name]) if name in table.column_names else table
-        table = table.append_column(name, pa.array(values))
+        table = put_last(table, name, pa.array(values))
     return table
+
+
+def put_last(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """Return a table with another last column, in place of one of the same name."""
+    table = table.drop_columns([name]) if name in table.column_names else table
+    return table.append_column(name, values)
 
 
 def _typed(column: Input, batch: pa.RecordBatch, first_row: int, csv: Dialect) -> Array:
