@@ -16,6 +16,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -97,6 +98,20 @@ class World:
             known += [(list(given.values())[1], t) for given, t in zip(answers["probabilities"], true, strict=True)]
         return area(known)
 
+    def score(self, rows: list[dict[str, Any]], truth: Truth, name: str) -> float:
+        """Score a file of rows, hand it back with what became of them, and return how well they were ranked."""
+        draw, place = random.Random(len(name)), self.folder / "outputs"
+        asked = [{column: row[column] for column in self.inputs} for row in rows]
+        pq.write_table(pa.Table.from_pylist(asked), place / f"{name}.parquet")
+        words = ("--input", f"outputs/{name}.parquet", "--output", f"outputs/{name}-scored.parquet", "--log", "yes")
+        said = well(self.verb("score", *words))
+        assert said.endswith(f"; {len(rows)} rows logged, 0 were before\n")
+        scored, true = pq.read_table(place / f"{name}-scored.parquet"), [truth(row, draw) for row in rows]
+        pq.write_table(scored.append_column("truth", pa.array(true)), place / f"{name}-truth.parquet")
+        said = well(self.verb("feedback", "--file", f"outputs/{name}-truth.parquet"))
+        assert said.splitlines()[1:] == [], "no id is unknown"
+        return area(list(zip(scored["probability_true"].to_pylist(), true, strict=True)))
+
     def asked(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the inputs of a row as a request carries them."""
         asked = {name: row[name] for name in self.inputs}
@@ -151,8 +166,8 @@ def poisoned(row: dict[str, Any], draw: random.Random) -> bool:
 
 
 @pytest.fixture(scope="module")
-def world(lived: Callable[[int, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Give a small project whose first version is in prod, and answers."""
+def born(lived: Callable[[int, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a small project whose first version is in prod."""
     source, folder = lived(4, "classification"), tmp_path_factory.mktemp("flown") / "project"
     left = (".venv", "releases", ".keys", "logs", "mlflow.db", "mlartifacts", "runs", "dvc.lock")
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*left), symlinks=True)
@@ -170,10 +185,57 @@ def world(lived: Callable[[int, str], Path], tmp_path_factory: pytest.TempPathFa
     made = World(folder)
     for words in (("key",), ("pipeline",), *(("deploy", "--env", where) for where in ("dev", "staging", "prod"))):
         well(made.verb(*words))
-    parts = [pq.read_table(folder / "build" / "evaluation" / f"{name}.parquet") for name in ("reference", "test")]
-    made.rows = [row for part in parts for row in part.to_pylist()]
+    return folder
+
+
+def grown(born: Path, folder: Path, *parts: str) -> World:
+    """Copy the project, and know the rows from which the first version learned, or that tested it."""
+    shutil.copytree(born, folder, ignore=shutil.ignore_patterns(".venv"), symlinks=True)
+    share_environment(born, folder)
+    made = World(folder)
+    tables = [pq.read_table(folder / "build" / "evaluation" / f"{name}.parquet") for name in parts]
+    made.rows = [row for table in tables for row in table.to_pylist()]
+    return made
+
+
+@pytest.fixture
+def unserved(born: Path, tmp_path: Path) -> World:
+    """Give a project that nobody has asked anything."""
+    return grown(born, tmp_path / "project", "reference")
+
+
+def test_scored_files_close_the_loop_without_any_service(unserved: World) -> None:
+    draw, world = random.Random(3), unserved
+    before = world.score(draw.choices(world.rows, k=1000), usual, "quiet")
+    said = well(world.verb("monitor", "--env", "prod"))
+    assert "window 2, 500 answers, 500 with known truth" in said
+    assert "alarm" not in said, said
+    lost = world.score(draw.choices(world.rows, k=2500), far, "changed")
+    assert lost < before - 0.1
+    said = well(world.verb("autopilot", "--once", "yes"))
+    assert world.outcomes() == ["begun", "trained", "deployed"], said
+    assert world.lines("logs/events.jsonl", "retrain")[0]["cause"].startswith("quality since window ")
+    assert [world.deployed(where) for where in ("dev", "staging", "prod")] == [[1, 2]] * 3
+    rows = pq.read_metadata(world.folder / "data/raw/production.parquet").num_rows
+    assert 1000 < rows <= 3500
+    after = world.score(draw.choices(world.rows, k=1000), far, "learned")
+    print(f"ROC AUC {before:.3f}, after the change {lost:.3f}, after the retraining {after:.3f}")
+    assert after - lost >= 0.9 * (before - lost)
+    well(world.verb("monitor", "--env", "prod"))
+    service = {"latency", "memory"}
+    judged = {verdict["signal"] for record in world.lines("logs/monitor.jsonl") for verdict in record["verdicts"]}
+    assert {"quality", "data drift", "prediction drift", "skew", "freshness"} <= judged
+    assert judged.isdisjoint(service), "nobody knows how a service fares that is not there"
+    assert not (world.folder / "logs/services").exists()
+    well(world.verb("status"))
+
+
+@pytest.fixture(scope="module")
+def world(born: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Give a project that answers."""
+    made = grown(born, tmp_path_factory.mktemp("served") / "project", "reference", "test")
     serve = [*made.command, "serve", "--port", "0", "--env", "prod"]
-    with subprocess.Popen(serve, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(serve, cwd=made.folder, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             made.service = process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -99,6 +100,33 @@ def test_predict_and_score_use_the_code_of_the_bundle(project: Path) -> None:
     assert all(here.equals(other) for other in others)
 
 
+LOGGED = """
+import json, sys
+from flight_delays.ops.log.truth import joined, predictions
+json.dump([sorted(predictions().to_pyarrow()["id"].to_pylist()), joined().count().to_pyarrow().as_py()], sys.stdout)
+"""
+
+
+def test_rows_are_logged_if_asked_for_and_come_back_with_their_truth(project: Path) -> None:
+    """LOG of somebody else's environment asks for nothing."""
+    words = ("score", "INPUT=outputs/unseen.csv", "OUTPUT=outputs/logged.parquet")
+    assert well(make(project, *words, environment={"LOG": "debug"})).endswith(" -> outputs/logged.parquet\n")
+    assert not (project / "logs/predictions").exists()
+    rows = pq.read_metadata(project / "outputs/logged.parquet").num_rows
+    for new in (rows, 0):
+        said = well(make(project, *words, "LOG=yes"))
+        assert said.endswith(f"-> outputs/logged.parquet; {new} rows logged, {rows - new} were before\n")
+    scored = pq.read_table(project / "outputs/logged.parquet")
+    truth = scored.append_column("truth", scored["prediction"]).slice(0, 100)
+    pq.write_table(truth, project / "outputs/truth.parquet")
+    said = well(make(project, "feedback", "FILE=outputs/truth.parquet"))
+    assert said == "100 truths taken in from outputs/truth.parquet: 100 new, 0 told before\n"
+    ids, known = json.loads(must([project / ".venv/bin/python", "-c", LOGGED], project))
+    assert (ids, known) == (sorted(scored["prediction_id"].to_pylist()), 100)
+    one = scored["prediction_id"][rows // 2].as_py()
+    assert one in well(make(project, "explain", f"ID={one}"))
+
+
 def told(done: Done, words: str) -> None:
     """Assert that a command was refused in one sentence with these words."""
     assert done.returncode != 0
@@ -114,6 +142,7 @@ def told(done: Done, words: str) -> None:
         (("INPUT=none.csv", "OUTPUT=outputs/x.parquet"), r"none\.csv: not found"),
         (("INPUT=rows.csv", "OUTPUT=outputs/x.parquet", "ENV=staging"), "nothing is in staging yet"),
         (("INPUT=rows.csv", "OUTPUT=outputs/x.parquet", "ENV=moon"), "ENV is 'moon'"),
+        (("INPUT=rows.csv", "OUTPUT=outputs/x.parquet", "LOG=true"), "LOG=true: say LOG=yes"),
         (("INPUT=rows.csv", "OUTPUT=Makefile/x.parquet"), "Makefile"),
         ((), "INPUT=.*OUTPUT="),
     ],

@@ -192,7 +192,7 @@ def test_another_source_or_bundle_begins_anew(source: Path, tmp_path: Path) -> N
             complete(Bundle(), written(source, 10 * ROWS), output, interrupted(5))
         assert len(list((tmp_path / ".scored.parquet.parts").glob("0*.parquet"))) == 5
         same = bundle.digest == "d1" * 32 and rows == 10 * ROWS
-        assert complete(bundle, written(source, rows), output, quiet) == (rows, 5 * ROWS if same else 0)
+        assert complete(bundle, written(source, rows), output, quiet) == (rows, 5 * ROWS if same else 0, 0)
         assert pq.read_metadata(output).metadata[b"bundle"] == bundle.digest.encode()
         assert pq.read_metadata(output).num_rows == rows
         assert listed(tmp_path) == ["rows.csv", "scored.parquet"]
@@ -214,7 +214,7 @@ def test_a_killed_clean_up_leaves_no_wrong_parts(source: Path, tmp_path: Path, m
         complete(Bundle("d2" * 32), source, output, quiet)
     monkeypatch.undo()
     monkeypatch.setattr(module, "BATCH", ROWS)
-    assert complete(Bundle(), source, output, quiet) == (10 * ROWS + 7, 0)
+    assert complete(Bundle(), source, output, quiet) == (10 * ROWS + 7, 0, 0)
     assert output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
@@ -237,7 +237,7 @@ def test_a_full_disk_changes_nothing_and_the_next_run_goes_on(
     assert len(str(error.value).splitlines()) == 1
     assert output.read_bytes() == b"what stood there"
     monkeypatch.setattr(pq, "write_table", write)
-    assert complete(Bundle(), source, output, quiet) == (10 * ROWS + 7, 4 * ROWS)
+    assert complete(Bundle(), source, output, quiet) == (10 * ROWS + 7, 4 * ROWS, 0)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

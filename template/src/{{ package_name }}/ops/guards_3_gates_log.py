@@ -25,7 +25,7 @@ from .log import Segments, lines, trace, truth
 from .release import bundle, contract, deploy, evidence, experiment, gates, ledger, sign
 from .release.policy import Policy
 from .release.store import opened
-from .serve import Answered
+from .serve import Answered, score
 
 
 def _gate(ask: Callable[[Scene, bool], gates.Result], *names: str) -> Callable[[Scene], Planted]:
@@ -199,6 +199,12 @@ def _altered_lineage(_: Scene) -> Planted:
     return Planted(partial(refuse, b"as it was"), partial(refuse, b"as it is"), ("data/rows.csv", "run guard"))
 
 
+def _small_log(_: Scene) -> Planted:
+    """Log a file whose lines take what the log keeps, and one whose lines take a byte more."""
+    refuse = partial(score.refuse_more, Path("rows.csv"), most=2**20)
+    return Planted(partial(refuse, 2**20), partial(refuse, 2**20 + 1), ("rows.csv", "max_mb"))
+
+
 TABLE: tuple[Guard, ...] = (
     Guard("missing report", "release", "a version without its test report", _gate(_report, "tests.json", "report")),
     Guard(
@@ -229,6 +235,7 @@ TABLE: tuple[Guard, ...] = (
         _gate(lambda _, faulty: gates.memory(_load(faulty), Policy().service), "600 MB", "400 MB"),
     ),
     Guard("second move", "release", "a deploy while an experiment runs", _experiment),
+    Guard("small log", "serve", "a file of which the log would not keep all rows", _small_log),
     Guard("full disk", "log", "lines that cannot be written", _full_disk),
     Guard("unknown truth", "log", "a truth that is no answer of the model", _truth),
     Guard("early decision", "log", "to decide an experiment before its horizon", _too_early),

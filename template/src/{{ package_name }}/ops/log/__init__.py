@@ -173,7 +173,7 @@ class Pieces:
             for number, path in enumerate(made, start=1):
                 table = rows([path], PREDICTED, engine)
                 first = table.id.min().to_pyarrow().as_py()
-                if there and (log := rows(there, PREDICTED, engine)).filter(log.id == first).count().execute():
+                if there and len((log := rows(there, PREDICTED, engine)).filter(log.id == first).id.to_pyarrow()):
                     continue
                 piece = hidden / f"{now:{BEGUN}}-{first.partition('-')[0]}-{number:06}.parquet"
                 new += put(table.mutate(time=table.time + now.timestamp()), piece, engine)

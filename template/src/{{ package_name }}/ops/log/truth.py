@@ -122,7 +122,7 @@ def predictions(engine: Any = None) -> ibis.Table:
     """
     table = _table(PREDICTIONS, PREDICTED, engine)
     if table is None:
-        raise ProjectError(f"{PREDICTIONS}: no prediction is logged yet; `make serve ENV=prod` logs what it answers")
+        raise ProjectError(f"{PREDICTIONS}: no prediction is logged yet; `make serve` and `make score LOG=yes` do it")
     return table
 
 
