@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
@@ -27,16 +28,25 @@ ROWS, PART = 4000, 50
 PATIENCE = 1200
 """Seconds until a round has to have come to its end."""
 KILLS = 8
-EVERYWHERE = 100
-"""Kills of whatever runs, in one test."""
+EVERYWHERE, EACH = 120, 20
+"""Kills of whatever runs, in one test, and how many of them at least hit each of HIT."""
+PAUSE, LONGEST = 4, 1800
+"""Seconds from one kill to the next, on average, and seconds that all of them take at most."""
+KINDS = {"serve": "service", "monitor": "monitor", "autopilot": "autopilot", "deploy": "deployment"}
+KINDS |= dict.fromkeys(("pipeline", "stage"), "trainer")
+"""What a process is, by its verb."""
+HIT = ("service", "monitor", "trainer", "autopilot")
+CALLERS, WINDOW = 3, 500
+ENDS = ("deployed", "refused", "failed", "overtaken")
+"""Outcomes of a retraining that has come to its end."""
 COUNTED = """
 import json, sys
 from flight_delays.ops.log.truth import predictions, truths
-rows = predictions().select("id").execute()["id"]
-told = truths().execute()
-json.dump([sorted(rows), dict(zip(told["id"], told["truth"]))], sys.stdout)
+rows = predictions().order_by(["time", "id"]).select("id", "model").to_pyarrow().to_pydict()
+told = truths().select("id", "truth", "times").to_pyarrow().to_pydict()
+json.dump([[*zip(*rows.values())], [*zip(*told.values())]], sys.stdout)
 """
-"""What a project's own reader finds in the logs: every id as often as it is there, and the truth of each."""
+"""What a project's own reader finds in the logs: who answered each id, in order, and the truth of each."""
 CHANGES = {
     "config/model.yaml": ("n_estimators: 100", "n_estimators: 5"),
     "config/monitor.yaml": ("margin: 0.25}", "margin: 0.1}"),
@@ -137,6 +147,11 @@ class World:
         assert self.ask("/version")[0]["model_version"] == f"{version}"
 
 
+def unfinished(world: World) -> bool:
+    """Whether a retraining has begun and has not come to its end."""
+    return bool(world.outcomes()) and world.outcomes()[-1] not in ENDS
+
+
 def area(known: list[tuple[float, bool]]) -> float:
     """Return how often a row that is true ranks above one that is not (Mann and Whitney 1947)."""
     ranks = {value: place for place, value in enumerate(sorted({value for value, _ in known}))}
@@ -176,7 +191,8 @@ def born(lived: Callable[[int, str], Path], tmp_path_factory: pytest.TempPathFac
     for name, (old, new) in CHANGES.items():
         text = (folder / name).read_text(encoding="utf-8")
         assert old in text
-        (folder / name).write_text(text.replace(old, new).replace("cooldown_hours: 24", "cooldown_hours: 0"), "utf-8")
+        text = text.replace(old, new).replace("cooldown_hours: 24", "cooldown_hours: 0")
+        (folder / name).write_text(text.replace("a_week: 3", "a_week: 100"), "utf-8")
     flights = pq.read_table(folder / "data" / "flights.parquet")
     few = sorted(random.Random(0).sample(range(flights.num_rows), ROWS))
     pq.write_table(flights.take(few), folder / "data" / "flights.parquet")
@@ -319,7 +335,7 @@ def test_killed_again_and_again_it_comes_to_the_same_end_once(world: World) -> N
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 0
     end = time.monotonic() + PATIENCE
-    while world.outcomes()[-1] not in ("deployed", "refused", "failed", "overtaken"):
+    while unfinished(world):
         assert time.monotonic() < end
         well(world.verb("autopilot", "--once", "yes"))
     assert world.outcomes()[len(known) :] == ["begun", "trained", "deployed"]
@@ -330,44 +346,78 @@ def test_killed_again_and_again_it_comes_to_the_same_end_once(world: World) -> N
     assert must(["git", "status", "--porcelain", "--", "src", "config"], world.folder) == ""
 
 
-class Caller:
-    """Asks for rows and tells what became of them, again and again, and notes what was acknowledged."""
+class Callers:
+    """Ask for rows and tell what became of them, again and again, and note what was acknowledged.
+
+    A truth is told until it is acknowledged, as careful callers do.
+    """
 
     def __init__(self, world: World) -> None:
-        """Begin, in a thread."""
-        self.world, self.known, self.over = world, dict[str, bool](), threading.Event()
+        """Begin, in threads."""
+        self.world, self.truth, self.over = world, far, threading.Event()
+        self.known: dict[str, bool] = {}
+        """What was answered, with what became of it."""
         self.told: dict[str, bool] = {}
-        self.thread = threading.Thread(target=self._go)
-        self.thread.start()
+        """Of these, what the service said it has noted."""
+        self.refused: list[AssertionError] = []
+        self.threads = [threading.Thread(target=self._go, args=(seed,)) for seed in range(CALLERS)]
+        for thread in self.threads:
+            thread.start()
 
-    def _go(self) -> None:
-        draw = random.Random(5)
+    def _go(self, seed: int) -> None:
+        draw = random.Random(seed)
         while not self.over.is_set():
             row = draw.choice(self.world.rows)
-            truth = far(row, draw)
-            try:
-                _, headers = self.world.ask("/invocations", {"dataframe_records": [self.world.asked(row)]})
-                answered = f"{headers['X-Request-Id']}-1"
-                self.known[answered] = truth
-                self.world.ask("/feedback", [{"id": answered, "truth": truth}])
-                self.told[answered] = truth
-            except (OSError, HTTPException):
-                time.sleep(0.05)  # the service is away
+            if (answered := self._asked("/invocations", {"dataframe_records": [self.world.asked(row)]})) is not None:
+                name, truth = f"{answered['X-Request-Id']}-1", self.truth(row, draw)
+                self.known[name] = truth
+                end = time.monotonic() + PATIENCE
+                while self._asked("/feedback", [{"id": name, "truth": truth}]) is None and time.monotonic() < end:
+                    time.sleep(0.1)
+                self.told[name] = truth
+            time.sleep(0.05)
+
+    def _asked(self, path: str, content: Any) -> Any:
+        """Return the headers of the answer; None where the service is away."""
+        try:
+            return self.world.ask(path, content)[1]
+        except AssertionError as refused:
+            self.refused.append(refused)
+        except (OSError, HTTPException):
+            pass
+        return None
 
     def end(self) -> None:
-        """Ask no more."""
+        """Ask no more; what was answered by now is told."""
         self.over.set()
-        self.thread.join()
+        for thread in self.threads:
+            thread.join()
+
+
+def running(world: World) -> dict[str, list[int]]:
+    """Return the numbers of a project's processes, by what they are."""
+    found: dict[str, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            is_here = (folder / "cwd").resolve() == world.folder.resolve()
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue  # it has just ended
+        if is_here and "-m" in words:
+            module, verb = [*words[words.index("-m") + 1 :], ""][:2]
+            kind = "trainer" if module == "dvc" else KINDS.get(verb, "others")
+            found.setdefault(kind, []).append(int(folder.name))
+    return found
 
 
 @contextmanager
-def kept_alive(world: World) -> Iterator[Callable[[], list[int]]]:
-    """Run service, autopilot and monitor, each started again when it has ended; gives the numbers of all processes."""
+def kept_alive(world: World) -> Iterator[None]:
+    """Run service, autopilot and monitor, each started again when it has ended."""
     over, words = threading.Event(), dict[str, tuple[str, ...]]()
     words |= {"serve": ("--port", f"{world.port}", "--env", "prod"), "autopilot": ("--every", "1"), "monitor": ()}
 
     def keep(verb: str) -> None:
-        while not over.is_set():
+        while not over.wait(0.5):
             command = [*world.command, verb, *words[verb]]
             with subprocess.Popen(
                 command, cwd=world.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -376,56 +426,102 @@ def kept_alive(world: World) -> Iterator[Callable[[], list[int]]]:
                     pass
                 process.send_signal(signal.SIGINT)
 
-    def running() -> list[int]:
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                is_here = (folder / "cwd").resolve() == world.folder.resolve()
-                if is_here and b"flight_delays.ops" in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-            except OSError:
-                continue  # it has just ended
-        return found
-
     threads = [threading.Thread(target=keep, args=(verb,)) for verb in words]
     for thread in threads:
         thread.start()
     try:
-        yield running
+        yield
     finally:
         over.set()
         for thread in threads:
             thread.join()
 
 
+def ended(world: World) -> int:
+    """Return how many retrainings came to their end."""
+    return sum(outcome in ENDS for outcome in world.outcomes())
+
+
+def killed(world: World, callers: Callers) -> Counter[str]:
+    """Kill whatever runs, at any moment, until each kind was hit often and retrainings ended; return how often."""
+    draw, hits, before, end = random.Random(1), Counter[str](), ended(world), time.monotonic() + LONGEST
+    while hits.total() < EVERYWHERE or min(hits[kind] for kind in HIT) < EACH or ended(world) < before + 2:
+        assert time.monotonic() < end, f"killed {dict(hits)}, {world.outcomes()}"
+        time.sleep(draw.expovariate(1 / PAUSE))
+        callers.truth = (far, near)[(ended(world) - before) % 2]  # what was learned is wrong again
+        alive = running(world)
+        if alive:
+            kind = draw.choice(sorted(alive))
+            try:
+                os.kill(draw.choice(alive[kind]), signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # it has just ended
+            hits[kind] += 1
+    return hits
+
+
 @pytest.mark.thorough
 def test_whatever_is_killed_nothing_that_was_acknowledged_is_lost_or_counted_twice(world: World) -> None:
-    """Service, autopilot, monitor, and whatever these started (a training, a deployment), 100 times at any moment."""
-    draw, before = random.Random(1), len(world.outcomes())
+    """Service, monitor, autopilot, and what these started, such as a training, over 100 times at any moment.
+
+    Meanwhile the world turns round whenever a retraining has ended, so that there is always something to learn.
+    """
     world.service.kill()
     world.service.wait()
-    with kept_alive(world) as running:
-        caller = Caller(world)
-        kills = 0
-        while kills < EVERYWHERE:
-            time.sleep(draw.uniform(0.2, 2))
-            alive = running()
-            if alive:
-                os.kill(draw.choice(alive), signal.SIGKILL)
-                kills += 1
-        time.sleep(10)
-        caller.end()
-    assert len(caller.told) > 1000
+    counts = [world.command[0], "-c", COUNTED]
+    earlier = json.loads(must(counts, world.folder)) if (world.folder / "logs/predictions").exists() else [[], []]
+    begun, moves = len(world.outcomes()), len(world.deployed())
+    with kept_alive(world):
+        callers = Callers(world)
+        try:
+            hits = killed(world, callers)
+        finally:
+            callers.end()
+    print(f"killed {hits.total()} times: {dict(hits)}; {len(callers.known)} answers; {world.outcomes()[begun:]}")
     end = time.monotonic() + PATIENCE
-    while len(world.outcomes()) > before and world.outcomes()[-1] in ("begun", "trained"):
-        assert time.monotonic() < end
+    while running(world):
+        assert time.monotonic() < end, "what a killed process had started comes to its end"
+        time.sleep(0.5)
+    while unfinished(world):
+        assert time.monotonic() < end, "the autopilot goes on where the killed one was"
         well(world.verb("autopilot", "--once", "yes"))
-    ids, truths = json.loads(must([world.command[0], "-c", COUNTED], world.folder))
+    well(world.verb("monitor"))
+
+    answers, truths = json.loads(must(counts, world.folder))
+    ids = [name for name, _ in answers]
+    new, told = set(ids) - {name for name, _ in earlier[0]}, {name: said for name, said, _ in truths}
+    assert callers.refused == []
+    assert callers.told == callers.known
     assert len(set(ids)) == len(ids), "no prediction is counted twice"
-    assert caller.known.keys() <= set(ids), "no acknowledged prediction is lost"
-    assert {name: truths.get(name) for name in caller.told} == {n: f"{t}".lower() for n, t in caller.told.items()}
-    assert "each as it was written" in " ".join(well(world.verb("releases")).split())
+    assert callers.known.keys() <= new, "no acknowledged prediction is lost"
+    in_flight = CALLERS * hits["service"]
+    assert len(new) - len(callers.known) <= in_flight, "nobody asked for more than what was under way at a kill"
+    assert {name: told.get(name) for name in callers.told} == {n: f"{t}".lower() for n, t in callers.told.items()}
+    assert len(truths) - len(earlier[1]) == len(callers.told), "the truth of what nobody knows of was told by nobody"
+    assert sum(times - 1 for *_, times in truths) <= in_flight, "only what was not acknowledged was told again"
+
+    lives: dict[str, list[str]] = {}
+    for event in world.lines("logs/events.jsonl", "retrain"):
+        lives.setdefault(event["attempt"], []).append(event["outcome"])
+    assert {(life[0], life[-1] in ENDS, len(set(life)) == len(life)) for life in lives.values()} == {
+        ("begun", True, True)
+    }, "every retraining begins once, and ends once"
+    deployed = world.outcomes()[begun:].count("deployed")
+    assert deployed > 0
+    assert len(world.deployed()) == moves + deployed, "each was promoted"
     for where in ("dev", "staging", "prod"):
-        assert len(set(world.deployed(where))) == len(world.deployed(where)), "no version is promoted twice"
-    windows = [record["window"] for record in world.lines("logs/monitor.jsonl") if record["rows"]]
-    assert windows == list(range(1, len(windows) + 1)), "no window is judged twice, or never"
+        assert len(set(world.deployed(where))) == len(world.deployed(where)), "and none twice"
+    versions = [event["version"] for event in world.lines("logs/events.jsonl", "register")]
+    assert versions == list(range(1, len(versions) + 1)), "no version is registered twice"
+    assert "each as it was written" in " ".join(well(world.verb("releases")).split())
+    alerts = [alert["id"] for alert in world.lines("logs/alerts.jsonl")]
+    assert len(set(alerts)) == len(alerts), "nothing is told twice"
+
+    records = [record for record in world.lines("logs/monitor.jsonl") if record["rows"]]
+    assert [record["window"] for record in records] == list(range(1, len(records) + 1))
+    assert len(records) > len(callers.known) // (2 * WINDOW)
+    for model in {record["model"] for record in records}:
+        own = [name for name, by in answers if by == model]
+        windows = [(record["first"], record["last"]) for record in records if record["model"] == model]
+        wanted = list(zip(own[::WINDOW], own[WINDOW - 1 :: WINDOW], strict=False))
+        assert windows == wanted[: len(windows)], "each answer is judged in one window"
