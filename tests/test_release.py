@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from conftest import ROOT, TIMES, Command, git, must, share_environment
+from conftest import ROOT, TIMES, Command, git, must, run, share_environment, tree
 
 pytestmark = pytest.mark.life
 Lived = Callable[[int, str], Path]
@@ -29,7 +30,7 @@ from flight_delays.ops.register import versions
 from flight_delays.ops.release import build
 from flight_delays.ops.release.policy import Policy
 
-counts = {"commit": "", "model": "", "passed": 1, "skipped": 0, "failed": 0, "files": {}}
+counts = {"commit": "", "model": "", "passed": 1 + ("other" in sys.argv), "skipped": 0, "failed": 0, "files": {}}
 untested = patch.object(build, "tested", lambda *_: counts)
 start = time.monotonic()
 if "untested" in sys.argv:
@@ -123,6 +124,26 @@ def test_the_same_version_again_is_the_bundle_that_is_there(home: Path, released
     again, seconds = must(bundling(home), home, RELEASE_STORE=str(folder)).split()
     assert (again, (folder / "ledger.jsonl").read_bytes()) == (digest, before)
     TIMES["the same bundle again"] = float(seconds)
+
+
+def test_a_bundle_whose_files_are_gone_is_made_again_or_refused(home: Path, tmp_path: Path) -> None:
+    """The same files make the same bundle; whatever would be another one is refused, and changes nothing."""
+    where = {"RELEASE_STORE": str(tmp_path)}
+    digest = must(bundling(home, "untested"), home, **where).split()[0]
+    folder, ledger = tmp_path / "bundles" / digest, tmp_path / "ledger.jsonl"
+    before, lines = tree(folder), ledger.read_bytes()
+    shutil.rmtree(folder)
+    done = run(bundling(home, "untested", "other"), home, **where)
+    assert done.returncode != 0
+    assert "from a copy" in done.stderr
+    assert not any((tmp_path / "bundles").iterdir())
+    assert ledger.read_bytes() == lines
+    assert must(bundling(home, "untested"), home, **where).split()[0] == digest
+    assert (tree(folder), ledger.read_bytes()) == (before, lines)
+    (folder / "manifest.json").unlink()
+    done = run(bundling(home, "untested"), home, **where)
+    assert done.returncode != 0
+    assert "is no whole bundle" in done.stderr
 
 
 def test_kills_leave_no_half_of_a_bundle(home: Path, tmp_path: Path) -> None:

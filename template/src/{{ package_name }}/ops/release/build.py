@@ -29,7 +29,7 @@ from .contract import Contract, refuse_mismatch
 from .ledger import refuse_unreleased, released
 from .policy import Policy
 from .sign import signature
-from .store import opened
+from .store import BUNDLES, Store, opened
 
 DATA, RECORD, SBOM = "data.yaml", "run.json", "sbom.json"
 ARTIFACTS = ("metrics.json", "card.md", "reference.parquet", "test.parquet")
@@ -47,8 +47,9 @@ SERVING = ("--no-default-groups", "--group", "serve", "--group", "deploy")
 def bundled(version: Version, policy: Policy, say: Callable[[str], None]) -> str:
     """Make the bundle of a registered version, put it into the store, and return its digest.
 
-    The same version again gives the bundle that is there. Raises ProjectError for a version that no commit holds, whose
-    files were altered, that is not what the contract says, or that fails a test of its commit; nothing is kept then.
+    The same version again gives the bundle that is there, and makes its files again where they are gone. Raises
+    ProjectError for a version that no commit holds, whose files were altered, that is not what the contract says, that
+    fails a test of its commit, or that gives other files than those that are gone; nothing is kept then.
     """
     refuse_dirty(version)
     store = opened(policy)
@@ -56,17 +57,31 @@ def bundled(version: Version, policy: Policy, say: Callable[[str], None]) -> str
         known = released(entries := store.entries(), version.number, version.run)
         if known is not None:
             refuse_unreleased(entries, known)
-            bundle.verified(store.folder(known), known)
-            return known
+            if not gone(store, known):
+                bundle.verified(store.folder(known), known)
+                return known
+            say(f"the files of bundle {known[:12]} are gone")
         say(f"making the bundle of version {version.number}")
         with TemporaryDirectory(prefix="bundle-") as scratch:
             folder = Path(scratch) / "bundle"
             digest = _made(version, folder, Path(scratch) / "clone", say)
+            if known not in (None, digest):
+                raise ProjectError(
+                    f"version {version.number} was released as bundle {known[:12]}, whose files are gone, and would be "
+                    f"{digest[:12]} now: put {BUNDLES}/{known} of {store.place.name} back from a copy, or release "
+                    "another version, as `make train` makes it"
+                )
             signed = signature(digest)
             store.put(folder, digest)
-        store.append("bundle", digest=digest, signature=signed, version=version.number, run=version.run)
+        if known is None:
+            store.append("bundle", digest=digest, signature=signed, version=version.number, run=version.run)
     say(f"version {version.number} is bundle {digest[:12]} in {store.place.name}")
     return digest
+
+
+def gone(store: Store, digest: str) -> bool:
+    """Whether a bundle's manifest, without which it is none, is not in the store."""
+    return store.place.stamp(f"{BUNDLES}/{digest}/{MANIFEST}") is None
 
 
 def _made(version: Version, folder: Path, clone: Path, say: Callable[[str], None]) -> str:

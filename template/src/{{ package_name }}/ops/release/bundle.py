@@ -117,7 +117,8 @@ def verified(folder: Path, digest: str) -> Manifest:
         content = (folder / MANIFEST).read_bytes()
         found = hashes(folder)
     except OSError as error:
-        raise ProjectError(f"{folder}: is no whole bundle ({error.strerror}: {error.filename})") from None
+        told = "`make deploy` of its version makes it again where nothing of it is left; or put it back from a copy"
+        raise ProjectError(f"{folder}: is no whole bundle ({error.strerror}: {error.filename}); {told}") from None
     manifest = parsed(content, digest, f"{folder}")
     for name in sorted(found.keys() | manifest.files.keys()):
         if name not in found:

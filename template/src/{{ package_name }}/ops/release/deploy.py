@@ -193,16 +193,16 @@ def refuse_experiment(environment: str, pointer: Pointer | None) -> None:
 
 
 def _bundle(policy: Policy, store: Store, environment: str, version: str, say: Say) -> tuple[int, str]:
-    """Return a version's number and its bundle's digest; the bundle is made if there is none."""
+    """Return a version's number and its bundle's digest; it is made if there is none, or none any more."""
     from .. import register
-    from .build import bundled
+    from .build import bundled, gone
     from .gates import Result, committed
 
     known, entries = {found.number: found for found in register.versions()}, store.entries()
     listed = sorted({*known, *(entry.facts["version"] for entry in entries if entry.kind == "bundle")})
     number = _number(version) if version else max(listed, default=0)
     digest = ledger.released(entries, number, known[number].run if number in known else None)
-    if digest is not None:
+    if digest is not None and (number not in known or not gone(store, digest)):
         return number, digest
     if number not in known:
         told = ", ".join(map(str, listed)) or "none yet; `make train` registers what it makes"

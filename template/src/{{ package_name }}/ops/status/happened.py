@@ -114,15 +114,19 @@ def approvals(store: Store, entries: Sequence[Entry], log: Sequence[Told], polic
                 del judged[key]
         elif entry.kind in MOVES:  # whatever was asked for before, the environment went on
             judged = {at: one for at, one in judged.items() if at[0] != key[0] or one.time > time_of(entry.time)}
-    for (environment, _), asked in judged.items():
-        digest = asked.about["digest"]
-        wanted = next((count for name, count in policy.approvals.items() if name == environment), 0)
-        people = {person(who) for who in approvers(entries, digest or "", environment)}
-        if wanted and digest:  # as the gate counts
-            people -= {person(who) for who in makers(store, entries, digest)}
-        limit = max(int(asked.about["limit"]), wanted)
-        kind = "approved" if len(people) >= limit else "approval"
-        yield replace(asked, kind=kind, about={**asked.about, "figure": f"{len(people)}", "limit": f"{limit}"})
+    yield from (_counted(asked, store, entries, policy) for asked in judged.values())
+
+
+def _counted(asked: Happening, store: Store, entries: Sequence[Entry], policy: Policy) -> Happening:
+    """Return what waits for people, with how many have approved of it and how many have to."""
+    digest, environment = asked.about["digest"], asked.about["environment"]
+    wanted = next((count for name, count in policy.approvals.items() if name == environment), 0)
+    people = {person(who) for who in approvers(entries, digest or "", environment)}
+    if wanted and digest:  # as the gate counts
+        people -= {person(who) for who in makers(store, entries, digest)}
+    limit = max(int(asked.about["limit"]), wanted)
+    about = {**asked.about, "figure": f"{len(people)}", "limit": f"{limit}"}
+    return replace(asked, kind="approved" if len(people) >= limit else "approval", about=about)
 
 
 def experiment(move: Entry | None, entries: Sequence[Entry]) -> Iterator[Happening]:
