@@ -184,9 +184,8 @@ class Console:
             bundle = self._live()
             inputs = bundle.contract.inputs.items()
             case = {name: _cell(given.get(f"{desk.INPUT}{name}", ""), one.type) for name, one in inputs}
-            answer = (
-                self._asked(case, given.get("token", "")) if given.get("by") == "service" else _answered(bundle, case)
-            )
+            asked = given.get("by") == "service"
+            answer = self._asked(case, given.get("token", "")) if asked else _answered(bundle, case)
         except ProjectError as error:
             return self.desk(words, given, wrong=_wrong(error, words))
         return self.desk(words, given, answer)
