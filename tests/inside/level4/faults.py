@@ -17,7 +17,6 @@ from flight_delays.ops.release.policy import Policy
 from flight_delays.ops.retrain.faults import FAULTS, Traffic, planted
 from flight_delays.ops.retrain.faults import World as Source
 from flight_delays.ops.retrain.past import Pupil, World
-from flight_delays.ops.serve.protocols import plain
 from flight_delays.ops.stages import gathered
 from numpy.random import Generator
 
@@ -47,12 +46,12 @@ def place() -> tuple[World, Pupil, np.ndarray]:
 
 def scene(world: World, pupil: Pupil, sent: Traffic) -> Scene:
     """Return what monitors see of two windows that were sent, with all their truth."""
-    signature, count = world.signature, len(sent)
+    count = len(sent)
     columns = dict(sent.columns)
     packed = pupil.bundle.prepare(columns)
-    keys = [(float(row), f"{row:06}") for row in range(count)]
+    ids = np.array([f"{row:06}" for row in range(count)], dtype=object)
     truth = np.asarray(sent.told, dtype=np.float64)
-    rows = Rows(keys, plain(columns, signature.inputs), packed, pupil.bundle.scorer.run(packed), truth)
+    rows = Rows(np.arange(float(count)), ids, columns, packed, pupil.bundle.scorer.run(packed), truth)
     clock = Clock(0.0, 0.0, 0.0, float(count), float(count), count, float(count))
     about = (Monitor(), Policy(), world.data, world.model, pupil.bundle, pupil.promise, clock, rows)
     return Scene(*about, rows.part(WINDOW, count), rows.part(0, WINDOW))

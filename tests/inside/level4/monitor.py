@@ -26,7 +26,21 @@ from flight_delays.ops.guards import Scene as Stage
 from flight_delays.ops.guards_3 import alone
 from flight_delays.ops.log import SERVICES, Notes, Writer
 from flight_delays.ops.log.compact import compact
-from flight_delays.ops.monitor import RECORDS, Age, Aging, Record, State, Verdict, dump, health, quality, read, scene
+from flight_delays.ops.monitor import (
+    RECORDS,
+    Age,
+    Aging,
+    Monitor,
+    Record,
+    State,
+    Verdict,
+    dump,
+    health,
+    quality,
+    read,
+    scene,
+    windows,
+)
 from flight_delays.ops.monitor.alerts import alerts, begun, expose
 from flight_delays.ops.monitor.cells import counted
 from flight_delays.ops.monitor.drift import judge
@@ -39,6 +53,7 @@ from flight_delays.ops.scorer import Packed
 from flight_delays.ops.serve import Answered, Measure, watched
 from flight_delays.ops.serve.live import Live
 from flight_delays.ops.serve.metrics import BOUNDS, Counts
+from flight_delays.ops.serve.protocols import plain
 from flight_delays.ops.serve.score import complete
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import TypeAdapter
@@ -88,6 +103,7 @@ def seen(tmp_path: Path) -> Iterator[scene.Scene]:
 def test_killed_monitors_judge_each_window_once(seen: scene.Scene) -> None:
     """The first half of the log is compacted, the second is lines."""
     rows, writer, model = seen.known, Writer(Policy().log), seen.bundle
+    inputs = plain(rows.columns, model.scorer.signature.inputs)
     silent = np.zeros_like(rows.raw[[0]])  # no probabilities, so that there is something to tell
     for number in range(SIZE * WINDOWS):
         place = [number % ROWS]
@@ -96,7 +112,7 @@ def test_killed_monitors_judge_each_window_once(seen: scene.Scene) -> None:
         about = (f"r{number:06}", START + number, model.digest, 1)
         if number == SIZE * WINDOWS // 2:
             writer._segments._until = 0.0  # another segment begins
-        writer([Answered(*about, "champion", None, [rows.inputs[place[0]]], packed, raw, [True])])
+        writer([Answered(*about, "champion", None, [inputs[place[0]]], packed, raw, [True])])
     assert compact(Policy().log).rows == SIZE * WINDOWS // 2
     done = subprocess.run([sys.executable, "-c", WATCH], capture_output=True, text=True, check=True, env=os.environ)
     judged = [record for record in read("dev") if record.rows]
@@ -110,12 +126,28 @@ def test_killed_monitors_judge_each_window_once(seen: scene.Scene) -> None:
     assert int(done.stdout) >= LEAST_KILLS
 
 
+def test_large_windows_are_read_one_by_one_and_each_once(seen: scene.Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one moment are told apart by their ids, also where one window ends and the next begins."""
+    rows, model = seen.known, seen.bundle
+    inputs = plain(rows.columns, model.scorer.signature.inputs)
+    packed, raw = Packed(rows.packed.numbers[:ROWS], rows.packed.text[:ROWS]), rows.raw[:ROWS]
+    Writer(Policy().log)([Answered("r", START, model.digest, 1, "champion", None, inputs, packed, raw, [True] * ROWS)])
+    monkeypatch.setattr(windows, "AT_ONCE", 1)
+    read_at_once = []
+    whole = windows.rows_of
+    monkeypatch.setattr(windows, "rows_of", lambda *of: read_at_once.append(len(found := whole(*of))) or found)
+    records = windows.look("dev", Monitor(window=SIZE), Policy(), 4e9)
+    ids = sorted(f"r-{row}" for row in range(1, ROWS + 1))
+    assert [(one.first, one.last) for one in records] == [*zip(ids[::SIZE], ids[SIZE - 1 :: SIZE], strict=False)]
+    assert max(read_at_once) == 2 * SIZE
+
+
 def test_a_slice_that_the_mean_hides_is_named(seen: scene.Scene) -> None:
     """One carrier of nine gets answers that mean nothing; over all rows that is less than the margin."""
     rows, raw = np.arange(0, ROWS, 9), seen.known.raw.copy()
-    inputs = [{**row, "carrier": "AA" if place % 9 else "UA"} for place, row in enumerate(seen.known.inputs)]
+    carriers = np.where(np.arange(ROWS) % 9, "AA", "UA").astype(object)
     raw[rows] = raw[np.random.default_rng(0).permutation(rows)]
-    hidden = replace(seen, known=replace(seen.known, inputs=inputs, raw=raw))
+    hidden = replace(seen, known=replace(seen.known, columns={**seen.known.columns, "carrier": carriers}, raw=raw))
     assert {verdict.state for verdict in quality.quality(hidden)} == {"quiet"}
     alarms = [verdict.subject for verdict in quality.slices(hidden) if verdict.state == "alarm"]
     assert alarms == ["carrier UA"]
@@ -124,7 +156,7 @@ def test_a_slice_that_the_mean_hides_is_named(seen: scene.Scene) -> None:
 
 def scored(seen: scene.Scene, name: str, shift: float = 0.0, suffix: str = "parquet") -> Path:
     """Score 5,000 rows drawn from the quiet ones, of which one number is shifted, into a file."""
-    columns = seen.known.columns(seen.bundle.scorer.signature)
+    columns = seen.known.columns
     rows = np.random.default_rng(len(name)).integers(0, ROWS, 5_000)
     number = next(column for column, cells in seen.promise.inputs.columns.items() if cells.kind == "number")
     drawn_rows = {column: values[rows] for column, values in columns.items()}
@@ -153,7 +185,7 @@ def test_a_scored_file_is_judged_where_it_lies(seen: scene.Scene) -> None:
     assert [record.rows for record in read("files")] == [5_000, 5_000]
     assert read("dev") == []
     for path, record in ((quiet, first), (shifted, second)):
-        columns = to_columns(pq.read_table(path, columns=[*seen.known.columns(seen.bundle.scorer.signature)]))
+        columns = to_columns(pq.read_table(path, columns=[*seen.known.columns]))
         halves = [{name: values[part] for name, values in columns.items()} for part in np.array_split(range(5_000), 2)]
         wanted = judge(seen.promise.inputs, *(counted(seen.promise.inputs, half) for half in halves)).findings
         judged = [verdict.figure for verdict in record.verdicts if verdict.signal == "data drift"]

@@ -27,7 +27,6 @@ from .retrain.simulate import Caller
 from .scorer import Packed, Signature
 from .serve import Measure
 from .serve.metrics import BOUNDS
-from .serve.protocols import plain
 from .status.console import refuse_others, refuse_without
 
 DAY, HALF, QUARTER = 86_400.0, ROWS // 2, ROWS // 4
@@ -60,7 +59,7 @@ def quiet(stage: Scene) -> Seen:
     columns = {one.name: stage.rows[one.name] for one in signature.inputs}
     packed = model.prepare(columns)
     raw = model.scorer.run(packed)
-    parts = [_rows(columns, packed, raw, signature, slice(start, start + QUARTER)) for start in (HALF, HALF + QUARTER)]
+    parts = [_rows(columns, packed, raw, slice(start, start + QUARTER)) for start in (HALF, HALF + QUARTER)]
     answers = summarise(scene.answers(raw[:HALF], signature))
     known = _known(columns, packed, signature)
     by = tuple(name for name in columns if stage.data.columns[name].type in ("text", "boolean"))
@@ -84,11 +83,12 @@ def _sensitive(stage: Scene, by: Iterable[str]) -> dict[str, Any]:
     return {**stage.data.columns, **marked}
 
 
-def _rows(columns: Columns, packed: Packed, raw: Any, signature: Signature, part: slice) -> scene.Rows:
-    inputs = plain({name: values[part] for name, values in columns.items()}, signature.inputs)
-    keys = [(float(row), f"{row}-1") for row in range(part.start, part.stop)]
+def _rows(columns: Columns, packed: Packed, raw: Any, part: slice) -> scene.Rows:
+    times = np.arange(part.start, part.stop, dtype=np.float64)
+    ids = np.array([f"{row}-1" for row in range(part.start, part.stop)], dtype=object)
+    inputs = {name: values[part] for name, values in columns.items()}
     features = Packed(packed.numbers[part], packed.text[part])
-    return scene.Rows(keys, inputs, features, raw[part], np.full(len(inputs), np.nan))
+    return scene.Rows(times, ids, inputs, features, raw[part], np.full(len(times), np.nan))
 
 
 def _known(columns: Columns, packed: Packed, signature: Signature) -> scene.Rows:
@@ -104,12 +104,12 @@ def _known(columns: Columns, packed: Packed, signature: Signature) -> scene.Rows
         raw = np.full((ROWS, classes), 0.2 / classes) + 0.8 * np.eye(classes)[said]
         raw += rng.normal(size=raw.shape) / 1e3
         raw /= raw.sum(axis=1, keepdims=True)
-    return replace(_rows(columns, packed, raw.astype(np.float32), signature, slice(0, ROWS)), truth=truth)
+    return replace(_rows(columns, packed, raw.astype(np.float32), slice(0, ROWS)), truth=truth)
 
 
 def _values(seen: Seen) -> list[str]:
     """Return the name of each group that could be judged."""
-    signature, columns = seen.bundle.scorer.signature, seen.known.columns(seen.bundle.scorer.signature)
+    signature, columns = seen.bundle.scorer.signature, seen.known.columns
     return [name for column in seen.promise.by for name, _ in scene.groups(column, columns[column], signature, ())]
 
 
@@ -123,9 +123,8 @@ def _shuffled(seen: Seen, rows: Any) -> Seen:
 def _one_slice(seen: Seen) -> Seen:
     """Shuffle the answers to the last value of a column with few values: over all rows it hardly shows."""
     signature = seen.bundle.scorer.signature
-    columns = seen.known.columns(signature, list(seen.promise.by))
-    for name, values in columns.items():
-        found = [rows for _, rows in scene.groups(name, values, signature, ())]
+    for name in seen.promise.by:
+        found = [rows for _, rows in scene.groups(name, seen.known.columns[name], signature, ())]
         large = [rows for rows in found if quality.LEAST <= rows.sum() <= ROWS - quality.LEAST]
         if large:
             return _shuffled(seen, np.flatnonzero(large[-1]))
@@ -139,16 +138,13 @@ def _shifted(seen: Seen) -> Seen:
         raise UnsuitableError("config/data.yaml has no number input")
     edges = seen.promise.inputs.columns[name].edges
     far = edges[-1] - edges[0]
+    is_truth = next(one.type for one in seen.bundle.scorer.signature.inputs if one.name == name) == "boolean"
 
     def moved(rows: scene.Rows) -> scene.Rows:
-        return replace(rows, inputs=[_added(row, name, far) for row in rows.inputs])
+        values = rows.columns[name]
+        return replace(rows, columns={**rows.columns, name: 1 - values if is_truth else values + np.ceil(far)})
 
     return replace(seen, rows=moved(seen.rows), before=moved(seen.before))
-
-
-def _added(row: dict[str, Any], name: str, far: float) -> dict[str, Any]:
-    kept = row[name]
-    return row if kept is None else {**row, name: (not kept) if isinstance(kept, bool) else kept + np.ceil(far)}
 
 
 def _window(change: Callable[[scene.Rows], scene.Rows]) -> Change:

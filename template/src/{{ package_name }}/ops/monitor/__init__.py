@@ -176,7 +176,8 @@ class Alerts(Settings):
 class Monitor(Settings):
     """`config/monitor.yaml`."""
 
-    window: int = Field(default=500, ge=200)
+    window: int = Field(default=500, ge=200, le=50_000)
+    """Windows, and what is looked back on, are held in memory: of the largest ones together less than 1 GiB."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     quality: Quality = Quality()
     bias: Bias = Bias()

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from ..contract import Columns
 from ..evaluate.metrics import number
@@ -21,7 +22,7 @@ from ..release.build import SBOM
 from ..scorer import Signature
 from ..serve import Measure
 from ..serve.metrics import BOUNDS
-from . import Signal, State, Verdict
+from . import Aging, Signal, State, Verdict
 from .cells import Finding, Reference, Window, counted
 from .drift import judge
 from .scene import Promise, Rows, Scene, answers
@@ -45,9 +46,7 @@ def data_drift(scene: Scene) -> Iterator[Verdict]:
     """Judge every input column of the window, together with the window before, against the rows learned from."""
     signature = scene.bundle.scorer.signature
     if scene.rows is not None:
-        yield from inputs_drift(
-            scene.promise, signature, _counts(scene.before, scene.rows, lambda r: r.columns(signature))
-        )
+        yield from inputs_drift(scene.promise, signature, _counts(scene.before, scene.rows, lambda r: r.columns))
 
 
 def prediction_drift(scene: Scene) -> Iterator[Verdict]:
@@ -85,7 +84,7 @@ def skew(scene: Scene) -> Iterator[Verdict]:
     if scene.rows is None:
         return
     signature, given = scene.bundle.scorer.signature, scene.rows.packed
-    again = scene.bundle.prepare(scene.rows.columns(signature))
+    again = scene.bundle.prepare(scene.rows.columns)
     near = scene.policy.parity.tolerance
     same = np.isclose(again.numbers, given.numbers, rtol=near, atol=near, equal_nan=True)
     other = np.concatenate([~same, again.text != given.text], axis=1)
@@ -154,7 +153,7 @@ def latency(scene: Scene) -> Iterator[Verdict]:
     if scene.rows is None:
         return
     place = min(bisect_left(BOUNDS, scene.policy.service.p99_ms / 1000), len(BOUNDS) - 1)
-    lately = [one.seconds for one in _own(scene) if one.time >= scene.rows.keys[0][0]]
+    lately = [one.seconds for one in _own(scene) if one.time >= scene.rows.times[0]]
     total, slow = (sum(sum(seconds[start:]) for seconds in lately) for start in (0, place + 1))
     if total < REQUESTS:
         return
@@ -216,6 +215,13 @@ def noted(since: float, folder: Path = SERVICES) -> list[Measure]:
                 with suppress(msgspec.DecodeError):
                     found.append(decoder.decode(line))
     return sorted((one for one in found if one.time >= since), key=lambda one: one.time)
+
+
+def aging() -> Aging | None:
+    """Read what the last rehearsal found; None where there is none, or another version of the template wrote it."""
+    with suppress(OSError, ValidationError):
+        return TypeAdapter(Aging).validate_json(REHEARSED.read_bytes())
+    return None
 
 
 def _own(scene: Scene) -> list[Measure]:

@@ -25,7 +25,14 @@ SPANS = (1, 4)
 """Over how many windows of known truth quality is judged: a fall is seen in the first, what creeps in the last."""
 HISTORY = 20
 """Windows of known truth in which slices gather their rows."""
+ENOUGH = 200_000
+"""Rows of them, where windows are large."""
 Part = NDArray[np.bool_]
+
+
+def history(size: int) -> int:
+    """Return how many rows with known truth are looked back on, where a window has so many."""
+    return min(HISTORY * size, max(ENOUGH, SPANS[-1] * size))
 
 
 def quality(scene: Scene) -> Iterator[Verdict]:
@@ -131,9 +138,9 @@ def _lost(signal: Signal, subject: str, scene: Scene, rows: Part, lead: float, l
 
 
 def _groups(scene: Scene, by: list[str]) -> Iterator[tuple[str, Part]]:
-    columns = scene.known.columns(scene.bundle.scorer.signature, by) if len(scene.known) else {}
-    for name in columns:
-        yield from groups(name, columns[name], scene.bundle.scorer.signature, scene.promise.edges[name])
+    for name, values in scene.known.columns.items():
+        if name in by:
+            yield from groups(name, values, scene.bundle.scorer.signature, scene.promise.edges[name])
 
 
 def _written(drawn: Floats) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import ibis
 import msgspec
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
@@ -38,6 +39,8 @@ SURE = 0.95
 """Confidence with which it was as good as is promised."""
 VALUES = 10
 """A number with more values is divided into quarters of its rows."""
+BATCH = 10_000
+"""Rows whose inputs are held as Python values at once."""
 Key = tuple[float, str]
 """When a row was answered, and its id: the order of the log."""
 
@@ -46,11 +49,13 @@ Key = tuple[float, str]
 class Rows:
     """Answered rows in the order of the log."""
 
-    keys: list[Key]
-    inputs: list[dict[str, Any]]
-    """As the request carried them."""
+    times: Floats
+    """When each was answered, in seconds since 1970."""
+    ids: Array
+    columns: Columns
+    """The inputs that the request carried, or some of them, as a model takes them."""
     packed: Packed
-    """The features that the service logged."""
+    """The features that the service logged; none where only some inputs were read."""
     raw: NDArray[np.float32]
     """As `Scorer.run` gives it; NaN where the log has no number."""
     truth: Floats
@@ -58,7 +63,7 @@ class Rows:
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.keys)
+        return len(self.times)
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -68,17 +73,18 @@ class Rows:
     def part(self, start: int, end: int) -> Rows:
         """Return some rows that follow one another."""
         rows = slice(start, end)
+        columns = {name: values[rows] for name, values in self.columns.items()}
         packed = Packed(self.packed.numbers[rows], self.packed.text[rows])
-        return Rows(self.keys[rows], self.inputs[rows], packed, self.raw[rows], self.truth[rows])
+        return Rows(self.times[rows], self.ids[rows], columns, packed, self.raw[rows], self.truth[rows])
+
+    def key(self, row: int) -> Key:
+        """Return the key of a row."""
+        return float(self.times[row]), str(self.ids[row])
 
     def until(self, key: Key) -> int:
         """Return how many rows were answered up to a key, itself included."""
-        return bisect_right(self.keys, key)
-
-    def columns(self, signature: Signature, names: list[str] | None = None) -> Columns:
-        """Return the input columns, or some of them, as a model takes them."""
-        wanted = [one for one in signature.inputs if names is None or one.name in names]
-        return from_records(self.inputs, wanted, signature.csv)
+        start, end = np.searchsorted(self.times, key[0], "left"), np.searchsorted(self.times, key[0], "right")
+        return int(start) + bisect_right(self.ids[start:end].tolist(), key[1])
 
 
 @dataclass(frozen=True)
@@ -162,20 +168,30 @@ def logged(bundle: Bundle, engine: Any) -> ibis.Table:
     return own.left_join(told.select("id", "truth", "seen"), "id").drop("id_right")
 
 
-def rows_of(table: ibis.Table, bundle: Bundle) -> Rows:
-    """Read logged rows, in the order of the table."""
-    found = table.to_pyarrow().to_pylist()
-    if not found:
+def rows_of(table: ibis.Table, bundle: Bundle, only: Sequence[str] | None = None) -> Rows:
+    """Read logged rows, in the order of the table; with `only`, of the inputs these alone, and no features."""
+    signature, features = bundle.scorer.signature, ("numbers", "text") if only is None else ()
+    wanted = [one for one in signature.inputs if only is None or one.name in only]
+    said = "probabilities" if signature.classes else "prediction"
+    found = table.select("time", "id", "inputs", "truth", said, *features).to_pyarrow()
+    count, classes = found.num_rows, {truth.word(name): place for place, name in enumerate(signature.classes)}
+    if not count:
         return nothing(bundle)
-    classes = {truth.word(name): place for place, name in enumerate(bundle.scorer.signature.classes)}
 
-    def true(said: str | None) -> float:
-        if said is None:
-            return np.nan
-        return classes.get(said, np.nan) if classes else float(said)
+    def flat(name: str, kind: type) -> Array:
+        return np.asarray(pc.list_flatten(found[name]).to_numpy().astype(kind)).reshape(count, -1)
 
-    keys, inputs = [(row["time"], row["id"]) for row in found], [msgspec.json.decode(row["inputs"]) for row in found]
-    return Rows(keys, inputs, truth.packed(found), truth.raw(found), np.array([true(row["truth"]) for row in found]))
+    parts = (found["inputs"].slice(start, BATCH).to_pylist() for start in range(0, count, BATCH))
+    typed = [from_records([*map(msgspec.json.decode, part)], wanted, signature.csv) for part in parts]
+    told = found["truth"].to_pylist()
+    return Rows(
+        times=found["time"].to_numpy(),
+        ids=found["id"].to_numpy(),
+        columns={one.name: np.concatenate([part[one.name] for part in typed]) for one in wanted},
+        packed=Packed(flat("numbers", np.float32), flat("text", object)) if features else nothing(bundle).packed,
+        raw=flat(said, np.float32) if classes else found[said].to_numpy().astype(np.float32),
+        truth=np.array([classes.get(word, np.nan) if classes else float(word or "nan") for word in told]),
+    )
 
 
 def nothing(bundle: Bundle) -> Rows:
@@ -183,7 +199,7 @@ def nothing(bundle: Bundle) -> Rows:
     signature = bundle.scorer.signature
     packed = Packed(np.empty((0, len(signature.numbers)), np.float32), np.empty((0, len(signature.text)), object))
     raw = np.empty((0, len(signature.classes)) if signature.classes else (0,), np.float32)
-    return Rows([], [], packed, raw, np.empty(0))
+    return Rows(np.empty(0), np.empty(0, object), {}, packed, raw, np.empty(0))
 
 
 def answers(raw: NDArray[np.float32], signature: Signature) -> dict[str, Array]:

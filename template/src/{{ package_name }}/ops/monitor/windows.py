@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -18,7 +17,6 @@ from typing import Literal
 import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter, ValidationError
 
 from ..config import Data, Model, first_line, load
 from ..contract import ProjectError
@@ -27,10 +25,10 @@ from ..register.events import add, locked
 from ..release.ledger import MOVES, Entry
 from ..release.policy import Policy
 from ..release.store import opened
-from . import RECORDS, Aging, Monitor, Record, Signal, Verdict, dump, health, quality, read
+from . import RECORDS, Monitor, Record, Signal, Verdict, dump, health, quality, read
 from .cells import Reference, Window, counted_in
 from .drift import LEAST_ROWS
-from .quality import HISTORY, LEAST
+from .quality import HISTORY, LEAST, history
 from .scene import Clock, Key, Rows, Scene, answer_columns, logged, nothing, promise, rows_of
 
 FILES = "files"
@@ -39,8 +37,10 @@ SETTLE = 1.0
 """Seconds after which an answer surely is in the log, whoever gave it: the log is judged in the order of time."""
 LATELY = 3 * 86_400.0
 """Seconds in which it is looked at how services fared."""
-MOST = HISTORY
-"""Windows that are read at once."""
+START = (0.0, "")
+"""A key before all others."""
+MOST, AT_ONCE = HISTORY, 50_000
+"""Windows, and rows in them, that are judged at once; of large windows a single one."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def look(environment: str, settings: Monitor, policy: Policy, now: float) -> lis
         made, deployed = _times(store.entries(), environment, bundle.digest)
         clock = _clock(log, made, deployed, now)
         scene = Scene(settings, policy, data, model, bundle, promise(bundle, data, model), clock, nothing(bundle))
-        scene = replace(scene, measures=health.noted(now - LATELY), aging=_aging())
+        scene = replace(scene, measures=health.noted(now - LATELY), aging=health.aging())
         return list(_looked(scene, environment, log))
 
 
@@ -153,7 +153,7 @@ def _looked(scene: Scene, environment: str, log: ibis.Table | None) -> Iterator[
         return
     is_news = scene.clock.truths - (own[-1].truths if own else 0) >= LEAST
     if is_news and log is not None:
-        known = _known(scene, log, None, HISTORY * scene.settings.window)
+        known = _known(scene, log, None, history(scene.settings.window))
         watches = [watch for watch in WATCHES if watch.waits_for != "answers"]
         yield _written(replace(scene, known=known), environment, number, watches)
         return
@@ -166,35 +166,50 @@ def _looked(scene: Scene, environment: str, log: ibis.Table | None) -> Iterator[
 def _windows(scene: Scene, log: ibis.Table | None, last: Record | None) -> Iterator[tuple[Scene, bool]]:
     """Yield the windows that are full, in their order, each with the one before and with the truth known by now.
 
-    And whether it is the last of those that are read at once: what gathers truth over as many windows, HISTORY, needs
-    no other one.
+    And whether it is the last of those that are read at once: what gathers truth over HISTORY windows, at least as
+    many, needs no other one.
     """
     size = scene.settings.window
-    begin, end = ((last.begin, last.first), (last.end, last.last)) if last else ((0.0, ""), (0.0, ""))
+    most, back = max(1, min(MOST, AT_ONCE // size)), history(size)
+    begin, end = ((last.begin, last.first), (last.end, last.last)) if last else (START, START)
     while log is not None:
-        is_new = (log.time > begin[0]) | ((log.time == begin[0]) & (log.id >= begin[1]))
-        fresh = log.filter(is_new, log.time <= scene.clock.now - SETTLE).order_by(["time", "id"])
-        rows = rows_of(fresh.limit((MOST + 1) * size), scene.bundle)
+        fresh = _between(log.filter(log.time <= scene.clock.now - SETTLE), begin)
+        rows = rows_of(_between(fresh, begin, _key(fresh, (most + 1) * size)), scene.bundle)
         start = rows.until(end)
         starts = range(start, len(rows) - size + 1, size)
         if not starts:
             return
-        known = _known(scene, log, rows.keys[starts[-1] + size - 1], (HISTORY + len(starts)) * size)
+        known = _known(scene, log, rows.key(starts[-1] + size - 1), back + len(starts) * size)
         for place in starts:
             window, before = rows.part(place, place + size), rows.part(max(place - size, 0), place)
-            count = known.until(window.keys[-1])
-            so_far = known.part(max(count - HISTORY * size, 0), count)
+            count = known.until(window.key(-1))
+            so_far = known.part(max(count - back, 0), count)
             yield replace(scene, rows=window, before=before, known=so_far), place == starts[-1]
-        begin, end = window.keys[0], window.keys[-1]
+        begin, end = window.key(0), window.key(-1)
 
 
 def _known(scene: Scene, log: ibis.Table, until: Key | None, most: int) -> Rows:
     """Read the latest answers whose truth is known, the latest last."""
-    told = log.filter(log.truth.notnull())
-    if until is not None:
-        told = told.filter((told.time < until[0]) | ((told.time == until[0]) & (told.id <= until[1])))
-    latest = told.order_by([told.time.desc(), told.id.desc()]).limit(most)
-    return rows_of(latest.order_by(["time", "id"]), scene.bundle)
+    told = _between(log.filter(log.truth.notnull()), START, until)
+    return rows_of(_between(told, _key(told, -most) or START), scene.bundle, scene.promise.by)
+
+
+def _key(table: ibis.Table, row: int) -> Key | None:
+    """Return the key of a row, the first being 1 and the last -1; None where there are fewer.
+
+    It is looked for by itself, as DuckDB would sort all that the log holds of each row, however few are wanted.
+    """
+    keys = [table.time, table.id] if row > 0 else [table.time.desc(), table.id.desc()]
+    found = table.select("time", "id").order_by(keys).limit(1, offset=abs(row) - 1).to_pyarrow().to_pylist()
+    return (found[0]["time"], found[0]["id"]) if found else None
+
+
+def _between(table: ibis.Table, begin: Key, end: Key | None = None) -> ibis.Table:
+    """Return the rows from a key up to another one, these included, in their order."""
+    rows = table.filter((table.time > begin[0]) | ((table.time == begin[0]) & (table.id >= begin[1])))
+    if end is not None:
+        rows = rows.filter((rows.time < end[0]) | ((rows.time == end[0]) & (rows.id <= end[1])))
+    return rows.order_by(["time", "id"])
 
 
 def _written(scene: Scene, environment: str, number: int, watches: Iterable[Watch]) -> Record:
@@ -206,7 +221,7 @@ def _written(scene: Scene, environment: str, number: int, watches: Iterable[Watc
 def judged(scene: Scene, environment: str, number: int, watches: Iterable[Watch]) -> Record:
     """Return what some monitors say of a window, or of what changes between two windows."""
     rows = scene.rows or nothing(scene.bundle)
-    (begin, first), (end, last) = (rows.keys[0], rows.keys[-1]) if len(rows) else ((scene.clock.now, ""),) * 2
+    (begin, first), (end, last) = (rows.key(0), rows.key(-1)) if len(rows) else ((scene.clock.now, ""),) * 2
     return Record(
         window=number,
         environment=environment,
@@ -228,13 +243,6 @@ def _alarms(verdicts: Iterable[Verdict]) -> set[tuple[Signal, str]]:
     """Return what alarms by time alone."""
     timed = {watch.signal for watch in WATCHES if watch.waits_for == "clock"}
     return {(one.signal, one.subject) for one in verdicts if one.state == "alarm" and one.signal in timed}
-
-
-def _aging() -> Aging | None:
-    """Read what the last rehearsal found; None where there is none, or another version of the template wrote it."""
-    with suppress(OSError, ValidationError):
-        return TypeAdapter(Aging).validate_json(health.REHEARSED.read_bytes())
-    return None
 
 
 def _clock(log: ibis.Table | None, made: float, deployed: float, now: float) -> Clock:

@@ -32,7 +32,6 @@ from ..release.contract import Contract
 from ..release.evidence import Trial
 from ..release.policy import Policy
 from ..scorer import Packed, Scorer, Signature
-from ..serve.protocols import plain
 from ..train import examples, learned, split, unfitted
 from . import production
 from .autopilot import CURE
@@ -93,8 +92,8 @@ class World:
         if self.windows < FEWEST:
             told = f"a quarter teaches a model, and {FEWEST} windows of {settings.window} have to follow"
             raise ProjectError(f"{len(order)} rows with a time are too few to rehearse: {told}")
-        self.keys = [(float(time), f"{row:09}") for row, time in enumerate(self.times)]
-        self.inputs = plain(dict(self.rows.columns), self.signature.inputs)
+        self.ids = np.array([f"{row:09}" for row in range(len(self.times))], dtype=object)
+        self.inputs = {one.name: self.rows.columns[one.name] for one in self.signature.inputs}
         self.pupils: dict[str, Pupil] = {}
         self._records: dict[str, Record] = {}
         self._retrained: dict[str, tuple[str, str, tuple[str, ...]]] = {}
@@ -125,7 +124,7 @@ class World:
         by = tuple(name for name in groupable(self.data) if name in self.data.inputs)
         manifest = Manifest("rehearsal", 1, "", "", False, "", "", {}, "", "", "", {})
         bundle = Bundle(digest, manifest, Path(), Contract.model_construct(), scorer, features)
-        answers = Rows(self.keys, self.inputs, self.rows.packed, raw, self.rows.target.astype(np.float64))
+        answers = Rows(self.times, self.ids, self.inputs, self.rows.packed, raw, self.rows.target.astype(np.float64))
         promise = promised(trial, self.signature, some.columns, raw[learn], by)
         self.pupils[digest] = Pupil(bundle, promise, trial, learn, answers)
         return digest
