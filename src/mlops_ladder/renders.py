@@ -230,6 +230,8 @@ def _reached(address: str) -> Path:
             f"The template's address {address!r} in {ANSWERS} is a path relative to some other folder: write its full "
             "path or its address there as _src_path, and commit."
         )
+    if address.startswith("~") and not at_home(address).exists():
+        raise RefusedError(f"The template at {address} cannot be reached: there is no such folder.")
     return _here(address) or _cloned(address)
 
 
