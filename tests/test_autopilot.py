@@ -445,12 +445,13 @@ def learned(world: World) -> int:
 def killed(world: World, callers: Callers, pace: float) -> Counter[str]:
     """Kill whatever runs, at any moment, until each kind was hit often and two versions came to prod; return how often.
 
-    One moment comes up to twice `pace` seconds after the other, so that on any machine some of them come to an end.
+    The pauses are of every size between a tenth of `pace`, in seconds, and fifteen times as much: on any machine each
+    step is hit at any moment of its own, and comes to an end in some long pause.
     """
     draw, hits, before, end = random.Random(1), Counter[str](), learned(world), time.monotonic() + LONGEST
     while hits.total() < EVERYWHERE or min(hits[kind] for kind in HIT) < EACH or learned(world) < before + 2:
         assert time.monotonic() < end, f"killed {dict(hits)}, {world.outcomes()}"
-        time.sleep(draw.uniform(0, 2 * pace))
+        time.sleep(0.1 * pace * 150 ** draw.random())
         callers.truth = (far, near)[(learned(world) - before) % 2]  # what was learned is wrong again
         alive = running(world)
         for kind in draw.sample(sorted(alive), min(len(alive), draw.randint(1, TOGETHER))):
