@@ -7,9 +7,7 @@ import sys
 from io import TextIOWrapper
 from types import FrameType
 
-from .errors import RefusedError
-
-REFUSED, STOPPED = 1, 130
+from .errors import CLEAN, REFUSED, STOPPED, RefusedError
 
 
 def main() -> None:
@@ -39,7 +37,7 @@ def _ran(words: list[str]) -> int:
         return _refused(error.format_message())
     except BrokenPipeError:
         sys.stdout = None  # nobody reads on; what was asked for is done
-        return 0
+        return CLEAN
     except OSError as error:
         return _refused(f"{error.filename or 'the disk'}: {error.strerror or error}.")
     except Abort:

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console
-from .errors import RefusedError
+from .errors import CLEAN, CONFLICTS, REFUSED, RefusedError
 from .places import LEVEL, read_answers
 
 if TYPE_CHECKING:
     from .plan import Plan
     from .replay import Replay
-
-CLEAN, REFUSED, CONFLICTS = 0, 1, 2
-"""Exit codes."""
 
 ProjectPath = Annotated[Path, typer.Argument(metavar="[PATH]", help="The project's folder.", show_default="this one")]
 Data = Annotated[

@@ -70,7 +70,6 @@ class Segments:
     def __init__(self, settings: Log, folder: Path) -> None:
         """Prepare to write; the first segment is begun with the first line."""
         self.folder, self.settings = folder, settings
-        self.most = int(settings.max_mb * 2**20)
         self.largest = largest(settings)
         self._who, self._count = token_hex(6), 0
         self._file, self._path, self._size = -1, folder, 0
@@ -110,7 +109,7 @@ class Segments:
         self._count += 1
         self._path = self.folder / f"{datetime.now(UTC):{BEGUN}}-{self._who}-{self._count:06}.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
-        tidy(self.folder, self.settings.days, self.most - self.largest)
+        tidy(self.folder, self.settings.days, int(self.settings.max_mb * 2**20) - self.largest)
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | BINARY, 0o644)
         self._until, self._look, self._ends = time.monotonic() + AGE, time.monotonic() + LOOK, time.time() + AGE
 
@@ -170,10 +169,11 @@ class Pieces:
         engine, new = ibis.duckdb.connect(), 0
         with locked("monitor"), scratch(self.folder) as hidden:
             now, there = datetime.now(UTC), [one.path for one in whole(self.folder) if one.path.suffix == ".parquet"]
+            log = rows(there, PREDICTED, engine) if there else None
             for number, path in enumerate(made, start=1):
                 table = rows([path], PREDICTED, engine)
                 first = table.id.min().to_pyarrow().as_py()
-                if there and len((log := rows(there, PREDICTED, engine)).filter(log.id == first).id.to_pyarrow()):
+                if log is not None and len(log.filter(log.id == first).id.to_pyarrow()):
                     continue
                 piece = hidden / f"{now:{BEGUN}}-{first.partition('-')[0]}-{number:06}.parquet"
                 new += put(table.mutate(time=table.time + now.timestamp()), piece, engine)

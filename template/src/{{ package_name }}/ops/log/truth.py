@@ -36,7 +36,6 @@ PREDICTED |= {"numbers": "DOUBLE[]", "text": "VARCHAR[]", "probabilities": "DOUB
 """Types of `Line`, as DuckDB calls them; inputs stay what the request carried, a contract may change."""
 SAID = {"id": "VARCHAR", "truth": "VARCHAR", "observed": "DOUBLE", "arrived": "DOUBLE"}
 LONGEST = 200  # characters of an id
-OF_FILE = r"^[0-9a-f]{12}-\d{10}$"  # ids of `make score`: no experiment has assigned these rows to a model
 WIDEST = 2**26  # bytes of a line: a value as large as a request may be stands in it twice, as input and as feature
 TICK = 1e-6  # seconds between the arrivals of truths that arrive together, so that they have an order
 
@@ -185,13 +184,14 @@ def raw(rows: Sequence[Mapping[str, Any]]) -> Any:
 def compared(models: tuple[str, str], since: float, shadow: bool) -> Known:
     """Return what champion and challenger, by their digests, answered since a time and whose truth is known."""
     from ..release.experiment import Known
+    from ..serve.score import LOGGED
 
     if not whole(PREDICTIONS):
         return Known([], [], np.zeros(0, dtype=bool), [], [])
     table, (champion, challenger) = joined(), models
     met = (table.model == challenger) & (table.variant == ("shadow" if shadow else "challenger"))
     ours = ((table.model == champion) & (table.variant == "champion")) | met
-    asked = table.filter(ours, table.time >= since, ~table.id.re_search(OF_FILE))
+    asked = table.filter(ours, table.time >= since, ~table.id.re_search(LOGGED))  # nobody assigned those
     rows = asked.mutate(met=met).order_by(["id", "met"]).to_pyarrow()
     given = rows.select(["prediction", "probabilities"]).to_pylist()
     shares = [[float(row["prediction"])] if row["probabilities"] is None else row["probabilities"] for row in given]

@@ -19,10 +19,11 @@ from ..evaluate.metrics import METRICS, Floats, in_words
 from ..features import from_records
 from ..files import sha256
 from ..train import refuse_dependent
+from . import ledger
 from .bundle import FIXTURE, MODEL, TESTS, Bundle, Manifest, load
 from .contract import SHOWN, Contract, breaking
 from .evidence import Load, Logged, Trial, again, serving, suiting, tried
-from .ledger import Entry, approvers, person, refusal, refuse_unreleased, stands
+from .ledger import Entry, approvers, refusal, refuse_unreleased, stands
 from .policy import Budget, Policy
 
 BEFORE: dict[str, str | None] = {"dev": None, "staging": "dev", "prod": "staging"}
@@ -70,7 +71,7 @@ class Question:
 def judge(asked: Question, logged: Ask, say: Callable[[str], None]) -> list[Result]:
     """Ask every gate; the slow ones are left out where a quick one, other than the people's, refuses."""
     results = [signed(asked.entries, asked.digest), order(asked.entries, asked.digest, asked.environment)]
-    wanted = next((count for name, count in asked.policy.approvals.items() if name == asked.environment), 0)
+    wanted = asked.policy.wanted(asked.environment)
     people = approvals(asked.entries, asked.digest, asked.environment, wanted, asked.trainers)
     try:
         candidate = load(asked.folder, asked.digest)
@@ -174,10 +175,9 @@ def approvals(
     limit = f"{wanted} people, none of whom made it"
     if told := refusal(entries, digest, environment):
         return _refused("person", "refused", "refused by nobody", told)
-    people = approvers(entries, digest, environment)
-    count = len({person(who) for who in people} - {person(who) for who in trainers})
+    count = ledger.approvals(entries, digest, environment, trainers)
     if count < wanted:
-        own = " (whoever made it does not count)" if people else ""
+        own = " (whoever made it does not count)" if approvers(entries, digest, environment) else ""
         told = f"{count} of {wanted} people have approved of it for {environment}{own}: `make approve` says so"
         return _refused("approvals", f"{count}", limit, told)
     return Result("approvals", True, f"{count}", limit if wanted else "none wanted", "")

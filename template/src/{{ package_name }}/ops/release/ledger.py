@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -135,6 +135,12 @@ def approvers(entries: Sequence[Entry], digest: str, environment: str) -> set[st
         if (entry.facts.get("digest"), entry.facts.get("environment")) == (digest, environment):
             people = set() if entry.kind == "refuse" else people | ({entry.who} if entry.kind == "approve" else set())
     return people
+
+
+def approvals(entries: Sequence[Entry], digest: str, environment: str, makers: Collection[str]) -> int:
+    """Return how many people approve of a bundle in an environment, those who made it not counted."""
+    people = approvers(entries, digest, environment)
+    return len({person(who) for who in people} - {person(who) for who in makers})
 
 
 def refusal(entries: Sequence[Entry], digest: str, environment: str) -> str:

@@ -83,3 +83,7 @@ class Policy(Settings):
     experiment: Experiment = Experiment()
     log: Log = Log()
     limits: Limits = Limits()
+
+    def wanted(self, environment: str) -> int:
+        """Return how many people have to approve of a version in an environment."""
+        return next((count for name, count in self.approvals.items() if name == environment), 0)

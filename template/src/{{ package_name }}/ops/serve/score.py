@@ -36,6 +36,8 @@ LIBRARIES = ("numpy", "onnxruntime", "pyarrow")
 """Other versions of these may give other bytes."""
 ID = "prediction_id"
 """Column of the output by which a logged row is known: `<12 digits of file and bundle>-<number of the row>`."""
+LOGGED = r"^[0-9a-f]{12}-\d{10}$"
+"""Such an id, as a pattern."""
 TICK = 1e-6
 """Seconds between two rows in the log."""
 Tell = Callable[[str, float], None]

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 from ..contract import ProjectError
 from ..monitor import Record
 from ..register.events import frozen
+from ..release import ledger
 from ..release.deploy import makers
-from ..release.ledger import MOVES, Entry, Pointer, approvers, history, person, released, version
+from ..release.ledger import MOVES, Entry, Pointer, history, released, version
 from ..release.policy import Policy
 from ..release.store import Store
 
@@ -120,13 +121,11 @@ def approvals(store: Store, entries: Sequence[Entry], log: Sequence[Told], polic
 def _counted(asked: Happening, store: Store, entries: Sequence[Entry], policy: Policy) -> Happening:
     """Return what waits for people, with how many have approved of it and how many have to."""
     digest, environment = asked.about["digest"], asked.about["environment"]
-    wanted = next((count for name, count in policy.approvals.items() if name == environment), 0)
-    people = {person(who) for who in approvers(entries, digest or "", environment)}
-    if wanted and digest:  # as the gate counts
-        people -= {person(who) for who in makers(store, entries, digest)}
-    limit = max(int(asked.about["limit"]), wanted)
-    about = {**asked.about, "figure": f"{len(people)}", "limit": f"{limit}"}
-    return replace(asked, kind="approved" if len(people) >= limit else "approval", about=about)
+    wanted = policy.wanted(environment)
+    made = makers(store, entries, digest) if wanted and digest else ()
+    count, limit = ledger.approvals(entries, digest or "", environment, made), max(int(asked.about["limit"]), wanted)
+    about = {**asked.about, "figure": f"{count}", "limit": f"{limit}"}
+    return replace(asked, kind="approved" if count >= limit else "approval", about=about)
 
 
 def experiment(move: Entry | None, entries: Sequence[Entry]) -> Iterator[Happening]:
