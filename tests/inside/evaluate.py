@@ -12,6 +12,7 @@ import pytest
 from flight_delays import (
     features as own,
 )
+from flight_delays.ops import evaluate as room
 from flight_delays.ops.config import (
     METRICS,
     Case,
@@ -31,7 +32,8 @@ from flight_delays.ops.evaluate import (
     words,
 )
 from flight_delays.ops.evaluate.metrics import (
-    intervals,
+    Interval,
+    draws,
     measures,
 )
 from flight_delays.ops.train import (
@@ -134,14 +136,21 @@ def test_weighted_metrics_are_the_metrics(metric: str, classes: int) -> None:
     assert measure(weights)[0] == pytest.approx(quality(metric, target[twice], raw[twice]), rel=1e-5)
 
 
-def test_intervals_cover_the_truth() -> None:
-    """Of 200 intervals about 95 in 100 hold the true value: here the mean error of standard normal errors."""
+@pytest.mark.parametrize("resampled", [150, 75])
+def test_intervals_cover_the_truth(resampled: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 400 intervals about 95 in 100 hold the true value: here the mean error of standard normal errors.
+
+    So it is where a part of the rows alone is resampled; the value is that of all rows even then.
+    """
+    monkeypatch.setattr(room.metrics, "SPREAD_ROWS", resampled)
     random, truth, covered = np.random.default_rng(0), np.sqrt(2 / np.pi), 0
-    for _ in range(200):
-        wanted = measures("regression", random.normal(size=150), np.zeros(150))
-        measured = intervals({"mae": wanted["mae"]}, 150, seed=0)["mae"]
+    model = Model.model_validate({"estimator": "Tree", "metric": "mae"})
+    for _ in range(400):
+        errors = random.normal(size=150)
+        measured = Interval.of(draws(model, errors, np.zeros(150)))
+        assert measured.value == pytest.approx(np.abs(errors).mean())
         covered += measured.low <= truth <= measured.high
-    assert 0.90 <= covered / 200 <= 0.98
+    assert 0.90 <= covered / 400 <= 0.98
 
 
 @pytest.mark.parametrize("broken", [True, False])
@@ -165,8 +174,13 @@ def test_importance_finds_the_input_that_decides() -> None:
     assert judged.importance["x"].low > 0 >= judged.importance["noise"].low
 
 
-def test_a_random_split_promises_too_much() -> None:
-    """Where days have moods that do not return, rows of the same days seem predictable; without moods not."""
+@pytest.mark.parametrize("fitted", [4_000, 2_000])
+def test_a_random_split_promises_too_much(fitted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where days have moods that do not return, rows of the same days seem predictable; without moods not.
+
+    So it is where not all rows are fitted again, but some.
+    """
+    monkeypatch.setattr(room, "LESSON_ROWS", fitted)
     moods = np.random.default_rng(1).normal(size=100).repeat(40)
     for strength in (3.0, 0.0):
         columns = made_up(4_000)

@@ -20,7 +20,8 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from .. import scorer
 from ..config import Case, Data, Model
 from ..contract import Array, Estimator
-from ..features import is_text, prepare
+from ..features import prepare
+from ..process import missing
 from ..scorer import Packed, Signature
 from ..train import Examples, fit
 from .metrics import (
@@ -35,14 +36,16 @@ from .metrics import (
     confusion,
     draws,
     errors,
-    intervals,
     measures,
     resampled,
+    sampled,
     sliced,
 )
+from .words import verdict
 
 LINEAR = ("LogisticRegression", "Ridge")
 IMPORTANCE_ROWS = 3000
+LESSON_ROWS = 50_000
 INTACT = ""
 
 
@@ -82,22 +85,7 @@ class Contest:
     @property
     def sentence(self) -> str:
         """Which model is kept and why, in plain words."""
-        kept, facts, unit = self.kept, METRICS[self.metric], self.kept.signature.unit
-        said = f"The {kept.name} is kept: its {facts.label} is {facts.write(Interval.of(kept.draws), unit)}."
-        simpler = True
-        for other in self.entrants:
-            value = facts.write(Interval.of(other.draws), unit, span=False)
-            if other is kept:
-                simpler = False
-            elif not simpler:
-                gain = self.gain(other, kept)
-                how = "is worse" if gain.high < 0 else "does not beat it beyond doubt"
-                said += f" The {other.name} ({value}) {how}: its gain is {facts.gains.write(gain, unit)}."
-            elif (gain := self.gain(kept, other)).low > 0:
-                said += f" It beats the {other.name} ({value}) by {facts.gains.write(gain, unit)}."
-            else:
-                said += f" The {other.name} ({value}) is beaten by a more complex model."
-        return said
+        return verdict(self)
 
 
 @dataclass(frozen=True)
@@ -180,10 +168,7 @@ def evaluate(contest: Contest, learn: Examples, test: Examples, data: Data, case
     """Measure the models of the contest, and the one that is kept from every side."""
     kept, parts = contest.kept, {"learn": learn, "test": test}
     signature, raw = kept.signature, kept.raw
-    measured = {
-        entrant.role: intervals(measures(model.task, test.target, entrant.raw, case), len(test), model.seed)
-        for entrant in contest.entrants
-    }
+    measured = {entrant.role: _measured(entrant, test, case, model) for entrant in contest.entrants}
     groups = {
         column: sliced(column, data.columns[column].type, test.columns[column], test.target, raw, model)
         for column in data.slices
@@ -235,13 +220,19 @@ def _scored_by(content: bytes, signature: Signature) -> Callable[[Packed], NDArr
     return lambda packed: scorer.run(session, packed).reshape(-1)
 
 
+def _measured(entrant: Entrant, test: Examples, case: Case, model: Model) -> dict[str, Interval]:
+    def wanted(part: Array) -> dict[str, Measure]:
+        return measures(model.task, test.target[part], entrant.raw[part], case)
+
+    return {name: Interval.of(draws) for name, draws in sampled(wanted, len(test), model.seed).items()}
+
+
 def _period(times: Array) -> list[str]:
     return [str(np.datetime_as_string(moment, unit="m")) for moment in (np.nanmin(times), np.nanmax(times))]
 
 
 def _missing(values: Array) -> float:
-    empty = values == "" if is_text(values) else np.isnat(values) if values.dtype.kind == "M" else np.isnan(values)
-    return float(np.mean(empty))
+    return float(np.mean(missing(values)))
 
 
 def _target(target: NDArray[Any], signature: Signature) -> dict[str, float]:
@@ -272,23 +263,27 @@ def _importance(kept: Entrant, test: Examples, model: Model) -> dict[str, Interv
 
 
 def _lesson(contest: Contest, learn: Examples, test: Examples, model: Model) -> dict[str, dict[str, Interval]]:
-    """Fit all again on as many rows drawn at random, which mixes the periods: what a careless split would promise."""
-    rows = _joined(learn, test)
-    tested = np.random.default_rng(model.seed).permutation(len(rows)) < len(test)
-    known, unknown = rows.take(~tested), rows.take(tested)
-    if model.task == "classification" and len(np.unique(known.target)) < len(np.unique(rows.target)):
-        return {}
-    constant, *others = contest.entrants
-    promised = {}
-    for entrant in contest.entrants:
-        fitted = fit(known, unknown, entrant.signature, clone(entrant.estimator))
-        promised[entrant.role] = draws(model, unknown.target, fitted.exported)
+    """Fit all again on as many rows drawn at random, which mixes the periods: what a careless split would promise.
+
+    Of more than LESSON_ROWS some are drawn, and then all are fitted again on earlier ones too.
+    """
+    rows, rng = _joined(learn, test), np.random.default_rng(model.seed)
+    share, orders = min(1.0, LESSON_ROWS / len(rows)), {"random": rng.permutation(len(rows))}
+    if share < 1:
+        orders["later"] = np.append(rng.permutation(len(learn)), len(learn) + rng.permutation(len(test)))
+    found = {"later": {entrant.role: entrant.draws for entrant in contest.entrants}}
+    for split, order in orders.items():
+        known, unknown = (rows.take(np.sort(part[: int(share * len(part))])) for part in np.split(order, [len(learn)]))
+        if model.task == "classification" and len(np.unique(known.target)) < len(np.unique(rows.target)):
+            return {}
+        found[split] = {
+            one.role: draws(model, unknown.target, fit(known, unknown, one.signature, clone(one.estimator)).exported)
+            for one in contest.entrants
+        }
+    constant, *others = [entrant.role for entrant in contest.entrants]
     gain = METRICS[model.metric].gain
     return {
-        other.role: {
-            "random": Interval.of(gain(promised[other.role], promised[constant.role])),
-            "later": contest.gain(other, constant),
-        }
+        other: {split: Interval.of(gain(drawn[other], drawn[constant])) for split, drawn in found.items()}
         for other in others
     }
 

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from ..config import Case, Model
 from ..contract import Array
+from ..features import in_words
 
 RESAMPLES = 500
 BINS = 10
@@ -20,6 +21,7 @@ SLICE_ROWS = 50  # fewest test rows of a slice that is measured
 PAIRS = 500
 LEAST = np.finfo(np.float32).eps  # as scikit-learn clips probabilities of this precision
 BLOCK = 4_000_000  # weights held in memory at a time
+SPREAD_ROWS = 20_000  # of more rows, so many tell how sure a value is
 
 Floats: TypeAlias = NDArray[np.float64]
 Measure: TypeAlias = Callable[[Floats], Floats]
@@ -176,24 +178,39 @@ def resampled(wanted: Mapping[str, Measure], rows: int, seed: int) -> dict[str, 
     return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
+def sampled(wanted: Callable[[Array], Mapping[str, Measure]], rows: int, seed: int) -> dict[str, Floats]:
+    """Return what `resampled` does of the measures of positions; of more than SPREAD_ROWS rows, some are resampled.
+
+    Drawn at random, these spread more widely, by the root of how many times fewer they are, which is undone; the value
+    is that of all rows.
+    """
+    if rows <= SPREAD_ROWS:
+        return resampled(wanted(np.arange(rows)), rows, seed)
+    some, scale = np.random.default_rng(seed).permutation(rows)[:SPREAD_ROWS], (SPREAD_ROWS / rows) ** 0.5
+    with threadpool_limits(limits=1):
+        values = {name: measure(np.ones((rows, 1))) for name, measure in wanted(np.arange(rows)).items()}
+    drawn = resampled(wanted(some), len(some), seed)
+    return {name: values[name] + scale * (draws - draws[0]) for name, draws in drawn.items()}
+
+
+def paired(model: Model, target: NDArray[Any], answers: Mapping[str, NDArray[Any]]) -> dict[str, Floats]:
+    """Return the metric of config/model.yaml of what several models answered to the same rows, see `sampled`."""
+
+    def wanted(part: Array) -> dict[str, Measure]:
+        return {name: measures(model.task, target[part], raw[part])[model.metric] for name, raw in answers.items()}
+
+    return sampled(wanted, len(target), model.seed)
+
+
 def draws(model: Model, target: NDArray[Any], raw: NDArray[Any]) -> Floats:
-    """Return the metric of config/model.yaml as `resampled` does."""
-    return resampled({model.metric: measures(model.task, target, raw)[model.metric]}, len(target), model.seed)[
-        model.metric
-    ]
-
-
-def intervals(wanted: Mapping[str, Measure], rows: int, seed: int) -> dict[str, Interval]:
-    """Return each measure's value on all rows with its interval."""
-    return {name: Interval.of(draws) for name, draws in resampled(wanted, rows, seed).items()}
+    """Return the metric of config/model.yaml of one model, see `sampled`."""
+    return paired(model, target, {"": raw})[""]
 
 
 def confusion(raw: NDArray[Any], target: NDArray[Any], threshold: float | None) -> list[list[int]]:
     """Count the rows by true class (rows) and answer (columns); the answer is what `Scorer.answers` gives."""
-    answers = raw.argmax(axis=1) if threshold is None else (raw[:, 1] >= threshold).astype(int)
-    counts = np.zeros((raw.shape[1], raw.shape[1]), dtype=int)
-    np.add.at(counts, (target, answers), 1)
-    rows: list[list[int]] = counts.tolist()
+    answers, classes = raw.argmax(axis=1) if threshold is None else raw[:, 1] >= threshold, raw.shape[1]
+    rows: list[list[int]] = np.bincount(target * classes + answers, minlength=classes**2).reshape(-1, classes).tolist()
     return rows
 
 
@@ -214,7 +231,7 @@ def calibration(raw: NDArray[Any], target: NDArray[Any], seed: int) -> list[Bin]
     place = np.searchsorted(edges, predicted, side="right")
     bins = []
     for rows in (place == position for position in np.unique(place)):
-        observed = intervals({"mean": partial(_mean, happened[rows])}, int(rows.sum()), seed)["mean"]
+        observed = Interval.of(resampled({"": partial(_mean, happened[rows])}, int(rows.sum()), seed)[""])
         bins.append(Bin(float(predicted[rows].mean()), observed, int(rows.sum())))
     return bins
 
@@ -225,9 +242,8 @@ def errors(raw: NDArray[Any], target: NDArray[Any], seed: int) -> Errors:
     half, most = np.quantile(np.abs(target - raw), [0.5, 0.9])
     low, high = np.quantile(target - raw, [0.005, 0.995])
     counts, edges = np.histogram(target - raw, bins=30, range=(low, high) if high > low else None)
-    return Errors(
-        float(half), float(most), counts.tolist(), edges.tolist(), raw[shown].tolist(), target[shown].tolist()
-    )
+    points = raw[shown].tolist(), target[shown].tolist()
+    return Errors(float(half), float(most), counts.tolist(), edges.tolist(), *points)
 
 
 def sliced(
@@ -245,22 +261,6 @@ def sliced(
             worse = bool(measured.high < whole if facts.higher else measured.low > whole)
             slices.append(Slice(column, in_words(distinct[position], kind), int(counts[position]), measured, worse))
     return slices, len(distinct) - len(slices)
-
-
-def in_words(value: Any, kind: str) -> str:
-    """Write the value that a slice has, given the type of its column."""
-    if value == "" or str(value) in ("nan", "NaT"):
-        return "(missing)"
-    return str(bool(value)).lower() if kind == "boolean" else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def finite(value: Any) -> Any:
-    """Put None where something could not be measured: JSON has no number for it."""
-    if isinstance(value, dict):
-        return {str(key): finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _mean(values: NDArray[Any], weights: Floats) -> Floats:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic
-from . import Evaluation, plots
-from .metrics import METRICS, Interval, finite
+from . import LESSON_ROWS, Evaluation, plots
+from .metrics import METRICS, Interval
 from .plots import Row, section
 from .words import answers, cautions, gained, headline, label, lesson, listed, period, rounded, target, written
 
@@ -34,10 +34,15 @@ def write(evaluation: Evaluation, path: Path, more: Sequence[Addition] = ()) -> 
     measured = asdict(evaluation)
     for addition in more:
         measured |= addition.facts
-    facts = json.dumps(finite(measured), indent=2, ensure_ascii=False, allow_nan=False)
+    facts = as_json(measured)
     with atomic(path) as document, atomic(path.with_name("metrics.json")) as numbers:
         document.write_text(page(evaluation, more), encoding="utf-8")
-        numbers.write_text(facts + "\n", encoding="utf-8")
+        numbers.write_text(facts, encoding="utf-8")
+
+
+def as_json(facts: dict[str, Any]) -> str:
+    """Write facts as JSON, with null where something could not be measured."""
+    return json.dumps(_finite(facts), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def page(e: Evaluation, more: Sequence[Addition] = ()) -> str:
@@ -105,8 +110,8 @@ def _lesson(e: Evaluation) -> str:
     return section(
         "The lesson of time",
         "A test on rows drawn at random lets a model peek: it has learned from the same days. Here the same models, "
-        "fitted on as many rows, are tested on later rows, as they will be used, and on rows drawn at random. "
-        + lesson(e),
+        f"fitted on as many rows (at most {LESSON_ROWS:,}), are tested on later rows, as they will be used, and on "
+        f"rows drawn at random. {lesson(e)}",
         plots.interval_rows(rows, 0.0),
         f"Gain in {label(e)} over the constant answer of the same split; dashed: guessing.",
     )
@@ -213,3 +218,11 @@ def _data(e: Evaluation) -> str:
 
 def _row(e: Evaluation, label: str, measured: Interval, note: str = "", look: str = "plain") -> Row:
     return Row(label, measured, METRICS[e.model["metric"]].write(measured), note, look)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from . import Evaluation
 from .metrics import METRICS, SLICE_ROWS, Interval
+
+if TYPE_CHECKING:
+    from . import Contest, Evaluation
 
 FEW_ROWS = 200  # below which the page warns that its intervals are rough
 SUSPICIOUS = {"roc_auc": 0.99, "accuracy": 0.99, "r2": 0.99}  # quality that real data hardly ever allow
@@ -24,6 +27,26 @@ def headline(e: Evaluation) -> str:
         return f"Worth having: the {candidate} predicts “{target}” better than guessing{simple}."
     better = f"predicts “{target}” better than guessing" if e.gains["linear"]["constant"].low > 0 else "is kept"
     return f"A simple model is enough: the {kept} {better}, and the {candidate} is not shown to do better."
+
+
+def verdict(contest: Contest) -> str:
+    """Which model is kept and why."""
+    kept, facts, unit = contest.kept, METRICS[contest.metric], contest.kept.signature.unit
+    said = f"The {kept.name} is kept: its {facts.label} is {facts.write(Interval.of(kept.draws), unit)}."
+    simpler = True
+    for other in contest.entrants:
+        value = facts.write(Interval.of(other.draws), unit, span=False)
+        if other is kept:
+            simpler = False
+        elif not simpler:
+            gain = contest.gain(other, kept)
+            how = "is worse" if gain.high < 0 else "does not beat it beyond doubt"
+            said += f" The {other.name} ({value}) {how}: its gain is {facts.gains.write(gain, unit)}."
+        elif (gain := contest.gain(kept, other)).low > 0:
+            said += f" It beats the {other.name} ({value}) by {facts.gains.write(gain, unit)}."
+        else:
+            said += f" The {other.name} ({value}) is beaten by a more complex model."
+    return said
 
 
 def cautions(e: Evaluation) -> list[str]:
@@ -100,7 +123,12 @@ def gained(e: Evaluation, measured: Interval) -> str:
 
 def label(e: Evaluation, metric: str = "") -> str:
     """Name a metric (that of config/model.yaml) with its unit."""
-    facts, unit = METRICS[metric or e.model["metric"]], e.signature["unit"]
+    return named(metric or e.model["metric"], e.signature["unit"])
+
+
+def named(metric: str, unit: str | None) -> str:
+    """Name a metric with the unit of the target, where it has that unit."""
+    facts = METRICS[metric]
     return f"{facts.label} ({unit})" if facts.kind == "unit" and unit else facts.label
 
 

@@ -52,6 +52,13 @@ def is_text(values: Array) -> bool:
     return values.dtype.kind in TEXT
 
 
+def in_words(value: Any, kind: str) -> str:
+    """Write the value that a slice has, given the type of its column."""
+    if value == "" or str(value) in ("nan", "NaT"):
+        return "(missing)"
+    return str(bool(value)).lower() if kind == "boolean" else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def pack(made: Columns, numbers: Sequence[str], text: Sequence[str]) -> Packed:
     """Stack named features into the two tensors that the graph takes, float32 (rows, n) and strings (rows, m)."""
     rows = len(next(iter(made.values())))

@@ -21,8 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 from ..config import Data, Model
 from ..contract import Array, Columns, to_columns
 from ..evaluate.compare import sure
-from ..evaluate.metrics import METRICS, SLICE_ROWS, Floats, in_words, measures, resampled
-from ..features import from_records
+from ..evaluate.metrics import METRICS, SLICE_ROWS, Floats, paired
+from ..features import from_records, in_words
 from ..files import atomic
 from ..log import truth
 from ..release.bundle import Bundle
@@ -152,13 +152,12 @@ class Scene:
     """How fast the model ages; None as long as nobody rehearsed."""
 
     def trial(self, rows: NDArray[np.bool_]) -> dict[str, Floats]:
-        """Return the metric on some of the known rows, of the model and of a constant answer, as `resampled` does."""
+        """Return the metric on some of the known rows, of the model and of a constant answer, see `paired`."""
         known, task = self.known, self.model.task
         target = known.truth[rows] if task == "regression" else known.truth[rows].astype(np.int64)
         constant = np.broadcast_to(np.array(self.promise.constant), (len(target), len(self.promise.constant)))
         answers = {"model": known.raw[rows], "constant": constant[:, 0] if task == "regression" else constant}
-        wanted = {name: measures(task, target, raw)[self.model.metric] for name, raw in answers.items()}
-        return resampled(wanted, len(target), self.model.seed)
+        return paired(self.model, target, answers)
 
 
 def logged(bundle: Bundle, engine: Any) -> ibis.Table:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..config import Model
 from ..contract import Array, Columns, ProjectError, to_columns
-from ..evaluate.metrics import Floats, measures, resampled
+from ..evaluate.metrics import Floats, paired
 from ..features import from_records
 from ..scorer import Packed, Signature
 from .bundle import FIXTURE, TOLERANCE, Bundle
@@ -65,15 +65,11 @@ class Trial:
     unit: str | None
 
     def draws(self, rows: NDArray[np.bool_] | None = None) -> dict[str, Floats]:
-        """Return the metric of every model on some rows, as `resampled` does: paired, each draw has the same rows."""
+        """Return the metric of every model on some rows, see `paired`: each draw has the same rows."""
         part = np.ones(len(self.target), dtype=bool) if rows is None else rows
         answers = {"candidate": self.candidate, "constant": self.constant, "champion": self.champion}
-        wanted = {
-            name: measures(self.model.task, self.target[part], raw[part])[self.model.metric]
-            for name, raw in answers.items()
-            if raw is not None
-        }
-        return resampled(wanted, int(part.sum()), self.model.seed)
+        known = {name: raw[part] for name, raw in answers.items() if raw is not None}
+        return paired(self.model, self.target[part], known)
 
 
 def tried(candidate: Bundle, champion: Bundle | None, model: Model, fewest: int) -> Trial:

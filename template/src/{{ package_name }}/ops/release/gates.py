@@ -15,8 +15,8 @@ import numpy as np
 from ..config import Data, Model
 from ..contract import Columns, ProjectError
 from ..evaluate.compare import spare, sure
-from ..evaluate.metrics import METRICS, Floats, in_words
-from ..features import from_records
+from ..evaluate.metrics import METRICS, Floats
+from ..features import from_records, in_words
 from ..files import sha256
 from ..train import refuse_dependent
 from . import ledger

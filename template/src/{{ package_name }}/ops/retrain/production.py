@@ -19,7 +19,7 @@ from ..collect.sources import RAW
 from ..config import Case, Column, Data, Model
 from ..contract import Array, Columns, ProjectError, to_columns
 from ..evaluate.compare import sure
-from ..evaluate.metrics import METRICS, measures, resampled
+from ..evaluate.metrics import METRICS, paired
 from ..files import atomic, put_in_place
 from ..log.truth import joined
 from ..process import missing
@@ -209,11 +209,11 @@ def better(rows: Rows, since: float, older: Columns, data: Data, case: Case, mod
     classes = len(np.unique(every.target)) if model.task == "classification" else 1
     if len(recent) < TESTED or any(len(np.unique(every.target[part])) < classes for part in (parts["recent"], held)):
         return "all", "too few rows since the change to learn from them alone"
-    parts["all"], test, found = np.arange(held[0]), every.take(held), {}
+    parts["all"], test, answers = np.arange(held[0]), every.take(held), {}
     for name, part in parts.items():
         _, native = learned(every.take(part), unfitted(model))
-        found[name] = measures(model.task, test.target, native(test.packed))[model.metric]
-    facts, draws = METRICS[model.metric], resampled(found, len(held), model.seed)
+        answers[name] = native(test.packed)
+    facts, draws = METRICS[model.metric], paired(model, test.target, answers)
     is_better = sure(facts.gain(draws["recent"], draws["all"]), SURELY).low > 0
     told = " and ".join(f"{values[0]:.4g} {FROM[name]}" for name, values in draws.items())
     return "recent" if is_better else "all", f"{facts.label} on {len(held)} rows: {told}"

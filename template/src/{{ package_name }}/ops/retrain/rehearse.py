@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -13,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..evaluate import plots
-from ..evaluate.metrics import METRICS, Interval, finite
+from ..evaluate.metrics import METRICS, Interval
 from ..evaluate.plots import Axis, Row, across, figure, interval_rows, section, square, up
+from ..evaluate.report import as_json
+from ..evaluate.words import named
 from ..files import atomic
 from ..monitor import Age, Aging, Monitor
 from ..monitor.health import DAY, REHEARSED
@@ -51,7 +52,7 @@ def rehearse(world: World, say: Say) -> Path:
     }
     with atomic(PAGE) as page, atomic(REHEARSED) as beside:
         page.write_text(plots.document("Rehearsal", _page(world, tried, found)), encoding="utf-8")
-        beside.write_text(json.dumps(finite(facts), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_text(as_json(facts), encoding="utf-8")
     return PAGE
 
 
@@ -123,7 +124,7 @@ def _page(world: World, tried: Mapping[str, Course], found: Sequence[Age]) -> It
     yield f"<p>Lived through once more: {escape(rows)}. The first model learned from the rows before.</p></header>"
     yield f'<section><div class="grid" style="--least: 9.5rem">{shown}</div></section>'
     yield section("How good would the answers have been?", "", _over_time(world, course))
-    yield section("What did each retraining gain?", _cost(course, worse), _retrainings(world, done), GAINED)
+    yield section("What did each retraining gain?", _cost(world, course, worse), _retrainings(world, done), GAINED)
     yield section("Which thresholds would have been better?", _advice(world, tried), _policies(world, tried), TRIED)
     yield section("How fast does a model age?", _aged(world, found), _ages(world, found), OLD)
     yield section("How this was found", HOW + (f" Of the past every {world.every}th row." * (world.every > 1)), "")
@@ -171,7 +172,7 @@ def _over_time(world: World, course: Course) -> str:
         path = " L".join(f"{across(x_axis, place)} {up(y_axis, one.value)}" for place, one in points)
         look = 'stroke="var(--model)" stroke-width="2.5"' if name == "model" else 'class="reference" stroke-width="2"'
         marks += f'<path d="M{path}" fill="none" {look}/>'
-    label, begun = METRICS[world.model.metric].label, _day(world, world.start)
+    label, begun = named(world.model.metric, world.signature.unit), _day(world, world.start)
     drawn = square(x_axis, y_axis, f"days since {begun}", label, marks, f"{label} over time, with and without")
     return figure(
         drawn, "Solid: with this policy. Dashed: the first model, never retrained. Upright: a model took over."
@@ -200,7 +201,7 @@ def _row(world: World, one: Retraining) -> Row:
     return Row(_label(world, one), gain, _told(world, gain), f"on {one.rows:,} rows", look)
 
 
-def _cost(course: Course, worse: Sequence[Retraining]) -> str:
+def _cost(world: World, course: Course, worse: Sequence[Retraining]) -> str:
     """Say what the false alarms cost."""
     done = course.retrainings
     vain = [one for one in done if not one.helped]
@@ -210,8 +211,8 @@ def _cost(course: Course, worse: Sequence[Retraining]) -> str:
     if kept := sum(bool(one.refused) for one in vain):
         told.append(f"{kept} of these did no harm, since the gates refused what came of them")
     rows = sum(one.rows for one in worse)
-    lost = sum(one.rows * abs(one.gain.value) for one in worse if one.gain) / max(rows, 1)
-    told.append(f"the answers to {rows:,} rows surely became worse, by {lost:.2g}" if worse else "none did harm surely")
+    lost = _size(world, sum(one.rows * abs(one.gain.value) for one in worse if one.gain) / max(rows, 1))
+    told.append(f"the answers to {rows:,} rows surely became worse, by {lost}" if worse else "none did harm surely")
     if course.held:
         told.append(f"{_times(course.held)} cooldown or budget held back a cause")
     return f"{'; '.join(told)}."
@@ -252,7 +253,7 @@ def _advice(world: World, tried: Mapping[str, Course]) -> str:
 
 def _aged(world: World, found: Sequence[Age]) -> str:
     aging, margin = Aging(list(found), lead(world)), world.settings.quality.margin
-    most = f"{aging.much(margin):.2g}"
+    most = _size(world, aging.much(margin))
     if (limit := aging.limit(margin)) is not None:
         return f"A model that is {limit.days:.0f} days older has surely lost more than may be lost ({most})."
     surely = next((age for age in found if age.low is not None and age.low > 0), None)
@@ -282,15 +283,17 @@ def _times(count: int) -> str:
     return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
-def _told(world: World, gain: Interval) -> str:
-    return METRICS[world.model.metric].gains.write(gain, world.signature.unit)
+def _told(world: World, gain: Interval, span: bool = True) -> str:
+    return METRICS[world.model.metric].gains.write(gain, world.signature.unit, span)
+
+
+def _size(world: World, size: float) -> str:
+    return _told(world, Interval(size, 0, size / 10), span=False)
 
 
 def _said(world: World, gain: Interval, better: str, worse: str) -> str:
     word = better if gain.low > 0 else worse if gain.high < 0 else ""
-    size = replace(gain, value=abs(gain.value))
-    value = METRICS[world.model.metric].gains.write(size, world.signature.unit, span=False)
-    return f"{value} {word}" if word else "no difference"
+    return f"{_told(world, replace(gain, value=abs(gain.value)), span=False)} {word}" if word else "no difference"
 
 
 def _counted(count: int) -> str:
