@@ -257,7 +257,7 @@ def test_one_bad_window_is_no_drift(reference: Reference) -> None:
     [
         ({"temp": np.full(ROWS, np.nan)}, "temp is missing in 100 % of the rows, in training in 0 %."),
         ({"temp": np.full(ROWS, 5e3)}, "temp is above "),
-        ({"rain": np.full(ROWS, -1.0)}, "rain is below -"),
+        ({"rain": np.full(ROWS, -1.0)}, "rain is below \N{MINUS SIGN}"),
         ({"wet": np.full(ROWS, "maybe", dtype=object)}, "wet has a value that training did not know in 100 %"),
         ({"wet": np.full(ROWS, "", dtype=object)}, "wet is missing in 100 %"),
         ({"wet": np.full(ROWS, "no", dtype=object)}, "wet is '"),

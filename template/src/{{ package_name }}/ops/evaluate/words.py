@@ -121,6 +121,11 @@ def gained(e: Evaluation, measured: Interval) -> str:
     return METRICS[e.model["metric"]].gains.write(measured, e.signature["unit"], span=False)
 
 
+def sized(metric: str, gain: float, unit: str | None) -> str:
+    """Write a gain in a metric that has no interval."""
+    return METRICS[metric].gains.write(Interval(gain, 0, gain / 10), unit, span=False)
+
+
 def label(e: Evaluation, metric: str = "") -> str:
     """Name a metric (that of config/model.yaml) with its unit."""
     return named(metric or e.model["metric"], e.signature["unit"])

@@ -218,7 +218,7 @@ def _level(name: str, cells: Cells, now: Floats, then: Floats, unit: str) -> str
         return f"{name} is {by}{unit} {word} than in training (median {to} instead of {from_})."
     cut = int(np.abs(below_now - below_then)[:-1].argmax())
     shares = [f"{100 * (1 - below[cut]):.3g} %" for below in (below_now, below_then)]
-    edge = f"{cells.edges[cut]:.4g}{unit}"
+    edge = f"{_edge(cells.edges[cut])}{unit}"
     return f"{name} tends to be {word} than in training: above {edge} in {shares[0]} of the rows, was in {shares[1]}."
 
 
@@ -230,12 +230,12 @@ def _is(cells: Cells, cell: int, unit: str) -> str:
         others = ("has one of its rare values", "has a value that training did not know")
         return f"is '{cells.values[cell]}'" if cell < len(cells.values) else others[cell - len(cells.values)]
     if cell == 0:
-        return f"is below {cells.edges[0]:.4g}{unit}, the least value of training,"
+        return f"is below {_edge(cells.edges[0])}{unit}, the least value of training,"
     if cell == len(cells.edges):
-        return f"is above {cells.edges[-1]:.4g}{unit}, the greatest value of training,"
+        return f"is above {_edge(cells.edges[-1])}{unit}, the greatest value of training,"
     if cell in cells.only:
-        return f"is {cells.only[cell]:.6g}{unit}"
-    return f"is between {cells.edges[cell - 1]:.4g} and {cells.edges[cell]:.4g}{unit}"
+        return f"is {_edge(cells.only[cell], 6)}{unit}"
+    return f"is between {_edge(cells.edges[cell - 1])} and {_edge(cells.edges[cell])}{unit}"
 
 
 def _percent(counts: Floats, cell: int) -> str:
@@ -258,4 +258,8 @@ def _quantiles(cells: Cells, counts: Floats, shares: Sequence[float]) -> list[fl
 def _number(value: float, spread: float) -> str:
     """Write a value in the digits that mean something beside a spread."""
     digits = 2 - int(np.floor(np.log10(spread))) if spread > 0 else 3
-    return f"{value:,.{min(max(digits - 1, 0), 9)}f}"
+    return f"{value:,.{min(max(digits - 1, 0), 9)}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _edge(value: float, digits: int = 4) -> str:
+    return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")

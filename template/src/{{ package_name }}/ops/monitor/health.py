@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from ..contract import Columns
-from ..evaluate.metrics import number
+from ..evaluate.words import sized
 from ..log import SEGMENT, SERVICES
 from ..release.build import SBOM
 from ..scorer import Signature
@@ -56,7 +56,8 @@ def prediction_drift(scene: Scene) -> Iterator[Verdict]:
     """
     signature = scene.bundle.scorer.signature
     if scene.rows is not None:
-        yield from answers_drift(scene.promise, _counts(scene.before, scene.rows, lambda r: answers(r.raw, signature)))
+        counts = _counts(scene.before, scene.rows, lambda rows: answers(rows.raw, signature))
+        yield from answers_drift(scene.promise, signature, counts)
 
 
 def inputs_drift(promise: Promise, signature: Signature, counts: Counts) -> Iterator[Verdict]:
@@ -66,10 +67,11 @@ def inputs_drift(promise: Promise, signature: Signature, counts: Counts) -> Iter
     yield from (_verdict("data drift", found) for found in findings)
 
 
-def answers_drift(promise: Promise, counts: Counts) -> Iterator[Verdict]:
+def answers_drift(promise: Promise, signature: Signature, counts: Counts) -> Iterator[Verdict]:
     """Judge answers in the same way."""
+    units = {signature.target: signature.unit} if signature.unit else {}
     learned, tested = (
-        {found.column: found for found in judge(reference, *counts(reference), {}).findings}
+        {found.column: found for found in judge(reference, *counts(reference), units).findings}
         for reference in (promise.learned, promise.tested)
     )
     for name, found in learned.items():
@@ -135,7 +137,8 @@ def staleness(scene: Scene) -> Iterator[Verdict]:
     if scene.aging is None or not scene.aging.ages:
         return
     margin, age = scene.settings.quality.margin, (scene.clock.now - scene.clock.made) / DAY
-    most, limit, last = number(scene.aging.much(margin), 0), scene.aging.limit(margin), scene.aging.ages[-1].days
+    most = sized(scene.model.metric, scene.aging.much(margin), scene.bundle.scorer.signature.unit)
+    limit, last = scene.aging.limit(margin), scene.aging.ages[-1].days
     if limit is not None:
         state: State = "alarm" if age > limit.days else "quiet"
         told = f"a rehearsed one had surely lost more than may be lost ({most}) when it was {limit.days:.0f} days older"

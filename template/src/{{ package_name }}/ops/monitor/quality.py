@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluate.compare import sure
-from ..evaluate.metrics import METRICS, Floats, Interval, number
+from ..evaluate.metrics import METRICS, Floats, Interval
 from ..evaluate.metrics import calibration as tenths
 from . import Signal, State, Verdict
 from .scene import Scene, groups
@@ -68,8 +68,8 @@ def bias(scene: Scene) -> Iterator[Verdict]:
             yield Verdict("bias", name, "unknown", None, settings.bias.gap, f"{name}: {facts.label} has no value.")
             continue
         far = "" if facts.higher else " of the others' error"
-        on = f"on {int(rows.sum())} answers, of all others {_written(others)}"
-        told = f"{facts.label} of {name} is {_written(own)} {on}"
+        on = f"on {int(rows.sum())} answers, of all others {_written(scene, others)}"
+        told = f"{facts.label} of {name} is {_written(scene, own)} {on}"
         state: State = "alarm" if gap.low > settings.bias.gap else "quiet"
         limit = f"a group may surely be worse by at most {settings.bias.gap:g}{far}"
         yield Verdict("bias", name, state, gap.value, settings.bias.gap, f"{told}; {limit}.")
@@ -97,7 +97,7 @@ def calibration(scene: Scene) -> Iterator[Verdict]:
     reach = NormalDist().inv_cdf(1 - (1 - scene.settings.confidence) / 2 / len(apart))
     doubt = reach * np.append(errors, float(np.sqrt(rows**2 @ errors**2)) / count)
     place = int(np.argmax(apart - doubt))
-    written = partial(_value, scene, float(doubt[place]))
+    written = partial(_value, scene, "accuracy" if classes else "mae", float(doubt[place]))
     state: State = "alarm" if apart[place] - doubt[place] > gap * scale else "quiet"
     where, what = np.append(said, mean)[place], np.append(true, middle)[place]
     told = (
@@ -108,11 +108,10 @@ def calibration(scene: Scene) -> Iterator[Verdict]:
     yield Verdict("calibration", "all answers", state, float(apart[place]) / scale, gap, f"{told}; {most}.", low, high)
 
 
-def _value(scene: Scene, doubt: float, value: float) -> str:
-    """Write a prediction in the digits that a doubt leaves meaning."""
-    signature = scene.bundle.scorer.signature
-    facts = METRICS["accuracy" if signature.classes else "mae"]
-    return facts.write(Interval(value, value - doubt, value + doubt), signature.unit, span=False)
+def _value(scene: Scene, metric: str, doubt: float, value: float) -> str:
+    """Write a value, as one of a metric is written, in the digits that a doubt leaves meaning."""
+    measured = Interval(value, value - doubt, value + doubt)
+    return METRICS[metric].write(measured, scene.bundle.scorer.signature.unit, span=False)
 
 
 def _lost(signal: Signal, subject: str, scene: Scene, rows: Part, lead: float, looks: int) -> Verdict:
@@ -128,10 +127,10 @@ def _lost(signal: Signal, subject: str, scene: Scene, rows: Part, lead: float, l
     if not np.isfinite(spare.high):
         return Verdict(signal, subject, "unknown", None, None, f"{facts.label} of {subject} has no value.")
     of = "" if subject == "all answers" else f" of {subject}"
-    told = f"{facts.label}{of} on the latest {count} answers with known truth is {_written(drawn['model'])}"
-    ends = f"{'at least' if facts.higher else 'at most'} {number(float(limit[0]), 0.1 * abs(lead))}"
+    told = f"{facts.label}{of} on the latest {count} answers with known truth is {_written(scene, drawn['model'])}"
+    end = _value(scene, scene.model.metric, 0.05 * abs(lead), float(limit[0]))
     share = f"all but {100 * scene.settings.quality.margin:g} % of its lead over a constant answer"
-    promised = f"surely {ends} was promised: {share}"
+    promised = f"surely {'at least' if facts.higher else 'at most'} {end} was promised: {share}"
     state: State = "alarm" if spare.high < 0 else "quiet"
     span, said = sure(drawn["model"], 0.975), f"{told}; {promised}."
     return Verdict(signal, subject, state, span.value, float(limit[0]), said, span.low, span.high)
@@ -143,6 +142,5 @@ def _groups(scene: Scene, by: list[str]) -> Iterator[tuple[str, Part]]:
             yield from groups(name, values, scene.bundle.scorer.signature, scene.promise.edges[name])
 
 
-def _written(drawn: Floats) -> str:
-    interval = sure(drawn, 0.975)
-    return METRICS["roc_auc"].write(interval)
+def _written(scene: Scene, drawn: Floats) -> str:
+    return METRICS[scene.model.metric].write(sure(drawn, 0.975), scene.bundle.scorer.signature.unit)

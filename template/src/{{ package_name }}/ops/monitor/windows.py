@@ -117,7 +117,7 @@ def look_into(file: Path, policy: Policy, now: float) -> list[Record]:
             looked=now,
             verdicts=[
                 *health.inputs_drift(known, signature, partial(_halves, table, rows)),
-                *health.answers_drift(known, partial(_halves, given, rows)),
+                *health.answers_drift(known, signature, partial(_halves, given, rows)),
             ],
         )
         add(RECORDS, dump(record))

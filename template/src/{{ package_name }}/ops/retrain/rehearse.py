@@ -15,7 +15,7 @@ from ..evaluate import plots
 from ..evaluate.metrics import METRICS, Interval
 from ..evaluate.plots import Axis, Row, across, figure, interval_rows, section, square, up
 from ..evaluate.report import as_json
-from ..evaluate.words import named
+from ..evaluate.words import named, sized
 from ..files import atomic
 from ..monitor import Age, Aging, Monitor
 from ..monitor.health import DAY, REHEARSED
@@ -211,8 +211,9 @@ def _cost(world: World, course: Course, worse: Sequence[Retraining]) -> str:
     if kept := sum(bool(one.refused) for one in vain):
         told.append(f"{kept} of these did no harm, since the gates refused what came of them")
     rows = sum(one.rows for one in worse)
-    lost = _size(world, sum(one.rows * abs(one.gain.value) for one in worse if one.gain) / max(rows, 1))
-    told.append(f"the answers to {rows:,} rows surely became worse, by {lost}" if worse else "none did harm surely")
+    lost = sum(one.rows * abs(one.gain.value) for one in worse if one.gain) / max(rows, 1)
+    by = sized(world.model.metric, lost, world.signature.unit)
+    told.append(f"the answers to {rows:,} rows surely became worse, by {by}" if worse else "none did harm surely")
     if course.held:
         told.append(f"{_times(course.held)} cooldown or budget held back a cause")
     return f"{'; '.join(told)}."
@@ -253,7 +254,7 @@ def _advice(world: World, tried: Mapping[str, Course]) -> str:
 
 def _aged(world: World, found: Sequence[Age]) -> str:
     aging, margin = Aging(list(found), lead(world)), world.settings.quality.margin
-    most = _size(world, aging.much(margin))
+    most = sized(world.model.metric, aging.much(margin), world.signature.unit)
     if (limit := aging.limit(margin)) is not None:
         return f"A model that is {limit.days:.0f} days older has surely lost more than may be lost ({most})."
     surely = next((age for age in found if age.low is not None and age.low > 0), None)
@@ -285,10 +286,6 @@ def _times(count: int) -> str:
 
 def _told(world: World, gain: Interval, span: bool = True) -> str:
     return METRICS[world.model.metric].gains.write(gain, world.signature.unit, span)
-
-
-def _size(world: World, size: float) -> str:
-    return _told(world, Interval(size, 0, size / 10), span=False)
 
 
 def _said(world: World, gain: Interval, better: str, worse: str) -> str:
