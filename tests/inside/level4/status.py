@@ -11,6 +11,7 @@ import re
 import shutil
 import string
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -31,6 +32,7 @@ from flight_delays.ops.release.ledger import START as FIRST
 from flight_delays.ops.release.ledger import Entry, _hash, canonical
 from flight_delays.ops.status.drawn import Words
 from flight_delays.ops.status.facts import Facts, gather
+from flight_delays.ops.status.happened import happened
 
 START = datetime(2026, 9, 28, 8, tzinfo=UTC).timestamp()
 DAY, HOUR = 86_400.0, 3600.0
@@ -393,6 +395,23 @@ def test_what_is_not_known_is_not_called_good() -> None:
     record(4, 1, first, quality(0.55))
     facts = gather("prod", START + 12 * DAY)
     assert "Version 1 answers but is worse than promised." in shown(facts).words["en"]
+
+
+@pytest.mark.parametrize("windows", [(1, 2), (2, 1)])
+def test_an_alarm_is_told_in_its_own_words_where_one_look_judged_several_windows(
+    windows: tuple[int, int], place: Path
+) -> None:
+    """Neither what an earlier window made one suspect, nor what a later one found, is what was told."""
+    suspected, alarmed = (
+        Verdict("data drift", "temp", state, 5.0, 4.4, f"temp is {state}.") for state in ("suspected", "alarm")
+    )
+    found: dict[int, Verdict] = dict(zip(windows, (suspected, alarmed), strict=True))
+    digest = bundle(0, 1)
+    records = [replace(record(window, 1, digest, found[window]), looked=START) for window in (1, 2)]
+    alert = next(begun(records, "en"))
+    (told,) = happened("prod", [], [], [alert], records)
+    assert told.told == ["temp is alarm."]
+    assert alert["sentence"].endswith("temp is alarm.")
 
 
 def test_a_freeze_and_a_held_back_retraining_stand_on_top(facts: Facts) -> None:

@@ -82,7 +82,9 @@ def happened(
 
 def _alarmed(alert: Told, records: Sequence[Record]) -> list[str]:
     """Return the sentences of what an alert is about."""
-    verdicts = next((one.verdicts for one in records if abs(one.looked - time_of(alert["time"])) < NEAR), [])
+    looked = time_of(alert["time"])
+    records = [one for one in records if one.window == alert["window"] and abs(one.looked - looked) < NEAR]
+    verdicts = [one for record in records for one in record.verdicts if one.state == "alarm"]
     about = [one for one in verdicts if one.signal == alert["signal"] and one.subject in alert["subjects"]]
     return [verdict.sentence for verdict in about]
 
