@@ -34,6 +34,11 @@ OTHERS: dict[str, dict[str, Any]] = {
         "y": {"type": "integer"},
     },
     "one truth": {"flag": {"type": "boolean"}, "y": {"type": "text"}},
+    "a key and commas in classes": {
+        "n°": {"type": "text", "role": "ignore"},
+        "size": {"type": "number"},
+        "y": {"type": "text", "values": ["bill", "end, other", 'a "fault"']},
+    },
     "a time and three classes": {
         "opened": {"type": "time"},
         "size": {"type": "number"},
@@ -62,13 +67,15 @@ def test_promises_are_kept_as_often_as_they_say(lived: Callable[[int, str], Path
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_managed_tests_follow_other_columns(home: Path, tmp_path: Path, name: str) -> None:
+def test_the_managed_tests_follow_other_columns(lived: Callable[[int, str], Path], tmp_path: Path, name: str) -> None:
     """What a project tests by itself stays green when its columns, features and estimator become others."""
-    project, columns = tmp_path / "project", OTHERS[name]
-    shutil.copytree(home, project, ignore=shutil.ignore_patterns(".venv", ".git", "models", "outputs", "reports"))
+    home, project, columns = lived(4, "classification"), tmp_path / "project", OTHERS[name]
+    shutil.copytree(home, project, ignore=shutil.ignore_patterns(".venv", "models", "outputs", "reports"))
     *_, target = columns
     page = {"source": {"rows": "rows.csv"}, "target": target, "columns": columns}
     columns = {**columns, target: {**columns[target], "role": "outcome"}}
+    if "n°" in columns:
+        page["key"] = "n°"
     if columns[target].get("values") == ["late, very", "ok"]:
         page["positive"] = "late, very"
     (project / "config" / "data.yaml").write_text(yaml.safe_dump(page | {"columns": columns}), encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import chdir
 from dataclasses import asdict, fields
 from functools import partial
@@ -20,11 +20,12 @@ from .config import Data, load, parse
 from .guards import ODD, Guard, Planted, Scene
 from .label import refuse_answers
 from .label.answers import take_in
-from .label.formats import text, texts
+from .label.formats import as_csv, text, texts
 from .register import events, reproduce, run
 from .register.run import digest
 from .register.store import Version
 from .retrain import only_one
+from .train import unfitted
 from .train.space import Range, Tuning
 from .train.tune import defaults
 
@@ -44,8 +45,8 @@ def _answer_among_features(scene: Scene) -> Planted:
     return Planted(lambda: refuse(["size"]), lambda: refuse(["size", scene.data.target]), (f"'{scene.data.target}'",))
 
 
-def _answers(faulty: str, *names: str) -> Callable[[Scene], Planted]:
-    """Plant a faulty file of answers: a text with {key} (the key's column), {of} (a key) and {what} (a label)."""
+def _answers(faulty: Sequence[str], *names: str) -> Callable[[Scene], Planted]:
+    """Plant a faulty line of answers, {of} being a key that is known and {what} a label; none: an export cut off."""
 
     def planted(scene: Scene) -> Planted:
         key = scene.first("key", lambda name, _: name == scene.data.key)
@@ -58,16 +59,12 @@ def _answers(faulty: str, *names: str) -> Callable[[Scene], Planted]:
                 Path(name).write_text(content, encoding="utf-8")
                 take_in(Path(name), "guard", scene.data, {of}, allowed)
 
-        clean, wrong = f"{key},label\n{of},{what}\n", faulty.format(key=key, of=of, what=what)
-        name = "faulty.json" if wrong.startswith("[") else "faulty.csv"
+        head, line = (key, "label"), [part.format(of=of, what=what) for part in faulty]
+        wrong = as_csv([head, line]) if faulty else json.dumps([{"id": 1, "data": {key: of}}])[:-3]
+        name, clean = f"faulty.{'csv' if faulty else 'json'}", as_csv([head, (of, what)])
         return Planted(lambda: take("clean.csv", clean), lambda: take(name, wrong), (name, *names))
 
     return planted
-
-
-_UNKNOWN = "{key},label\n{of},?\n"
-_OF_NO_ROW = "{key},label\n-7,{what}\n"
-_CUT_OFF = '[{{"id": 1, "data": {{"key": "{of}"'
 
 
 def _registered(scene: Scene, dirty: bool = False) -> tuple[Version, Path]:
@@ -153,7 +150,8 @@ def _other_predictions(scene: Scene) -> Planted:
 
 
 def _no_parameter(scene: Scene) -> Planted:
-    known, wrong = next(iter(defaults(scene.model, load(Tuning)))), "not_a_parameter"
+    estimator: Any = unfitted(scene.model)
+    known, wrong = next(iter(estimator.get_params())), "not_a_parameter"
     space = {name: Tuning(space={name: Range(choices=[1, 2])}) for name in (known, wrong)}
     ask = partial(defaults, scene.model)
     return Planted(lambda: ask(space[known]), lambda: ask(space[wrong]), (f"space.{wrong}", scene.model.estimator))
@@ -169,9 +167,9 @@ TABLE: tuple[Guard, ...] = (
     Guard("answer among inputs", "config", "the target as an input", _answer_among_inputs),
     Guard("unknown data version", "collect", "a version of the data that is not known", _unknown_version),
     Guard("answer among features", "label", "a feature named like an outcome", _answer_among_features),
-    Guard("unknown answer", "label", "an answer that the target cannot have", _answers(_UNKNOWN, "row 1", "'?'")),
-    Guard("answer of no row", "label", "an answer for a key that no row has", _answers(_OF_NO_ROW, "row 1", "-7")),
-    Guard("cut off export", "label", "an export of Label Studio that was cut off", _answers(_CUT_OFF, "cut off")),
+    Guard("unknown answer", "label", "an answer that the target cannot have", _answers(("{of}", "?"), "row 1", "'?'")),
+    Guard("answer of no row", "label", "an answer for a key of no row", _answers(("-7", "{what}"), "row 1", "-7")),
+    Guard("cut off export", "label", "an export of Label Studio that was cut off", _answers((), "cut off")),
     Guard("unknown parameter", "train", "to tune what the estimator does not have", _no_parameter),
     Guard("empty range", "train", "a range of tuning that holds no value", _empty_range),
     Guard("broken record", "register", "a record of a run that was cut off", _broken_record),

@@ -39,13 +39,14 @@ def _watch(look: Callable[[Seen], Iterable[Verdict]], fault: Change, *names: str
 
     def planted(stage: Scene) -> Planted:
         still = quiet(stage)
+        changed = fault(still)
 
-        def judge(seen: Callable[[], Seen]) -> None:
-            alarms = [verdict for verdict in look(seen()) if verdict.state == "alarm"]
+        def judge(seen: Seen) -> None:
+            alarms = [verdict for verdict in look(seen) if verdict.state == "alarm"]
             if alarms:
                 raise ProjectError("; ".join(f"{one.signal}, {one.subject}: {one.sentence}" for one in alarms))
 
-        return Planted(partial(judge, lambda: still), partial(judge, partial(fault, still)), names)
+        return Planted(partial(judge, still), partial(judge, changed), names)
 
     return planted
 
@@ -121,30 +122,31 @@ def _shuffled(seen: Seen, rows: Any) -> Seen:
 
 
 def _one_slice(seen: Seen) -> Seen:
-    """Shuffle the answers to the last value of a column with few values: over all rows it hardly shows."""
-    signature = seen.bundle.scorer.signature
-    for name in seen.promise.by:
-        found = [rows for _, rows in scene.groups(name, seen.known.columns[name], signature, ())]
-        large = [rows for rows in found if quality.LEAST <= rows.sum() <= ROWS - quality.LEAST]
-        if large:
-            return _shuffled(seen, np.flatnonzero(large[-1]))
-    raise UnsuitableError("config/data.yaml has no text or boolean input with few values")
+    """Shuffle the answers to the largest group of rows with one value: over all rows it hardly shows."""
+    signature, columns = seen.bundle.scorer.signature, seen.known.columns
+    groups = [rows for name in seen.promise.by for _, rows in scene.groups(name, columns[name], signature, ())]
+    large = [rows for rows in groups if quality.LEAST <= rows.sum() <= ROWS - quality.LEAST]
+    if not large:
+        raise UnsuitableError("config/data.yaml has no text or boolean input with few values")
+    return _shuffled(seen, np.flatnonzero(max(large, key=np.sum)))
 
 
 def _shifted(seen: Seen) -> Seen:
-    """Let each number of a window be another by the same."""
-    name = next((name for name, cells in seen.promise.inputs.columns.items() if cells.kind == "number"), None)
-    if name is None or seen.rows is None or seen.before is None:
-        raise UnsuitableError("config/data.yaml has no number input")
-    edges = seen.promise.inputs.columns[name].edges
-    far = edges[-1] - edges[0]
-    is_truth = next(one.type for one in seen.bundle.scorer.signature.inputs if one.name == name) == "boolean"
+    """Let each number of an input be another by the same; an input that is no number is always its rarest value."""
+    kinds = {one.name: one.type for one in seen.bundle.scorer.signature.inputs}
+    found = {name: np.unique(seen.known.columns[name], return_counts=True) for name in seen.promise.inputs.columns}
+    numbers = [name for name in found if kinds[name] in ("number", "integer")]
+    name = next(iter([*numbers, *(name for name, (values, _) in found.items() if len(values) > 1)]), None)
+    if name is None:
+        raise UnsuitableError("config/data.yaml has no input that could be unlike those of training, but times")
+    (values, counts), edges = found[name], seen.promise.inputs.columns[name].edges
 
     def moved(rows: scene.Rows) -> scene.Rows:
-        values = rows.columns[name]
-        return replace(rows, columns={**rows.columns, name: 1 - values if is_truth else values + np.ceil(far)})
+        own, is_number = rows.columns[name], name in numbers
+        other = own + max(np.ceil(edges[-1] - edges[0]), 1) if is_number else np.full_like(own, values[counts.argmin()])
+        return replace(rows, columns={**rows.columns, name: other})
 
-    return replace(seen, rows=moved(seen.rows), before=moved(seen.before))
+    return _window(moved)(seen)
 
 
 def _window(change: Callable[[scene.Rows], scene.Rows]) -> Change:

@@ -108,7 +108,7 @@ def write_answers(answers: Sequence[Answer], path: Path = ANSWERS) -> None:
     """Write every answer, sorted, so that the same answers are the same bytes."""
     with atomic(path) as temporary:
         rows = [[field.name for field in fields(Answer)], *map(astuple, sorted(answers))]
-        temporary.write_text(_csv(rows), encoding="utf-8", newline="")
+        temporary.write_text(as_csv(rows), encoding="utf-8", newline="")
 
 
 def version(path: Path = ANSWERS) -> str | None:
@@ -256,7 +256,7 @@ def write_queue(
     with atomic(QUEUE) as table, atomic(TASKS) as tasks, atomic(INTERFACE) as interface:
         to_fill_in = [[""] * len(said) for _ in FILLED_IN]
         columns = [*rows.values(), said, [f"{value:.6g}" for value in uncertainty], *to_fill_in]
-        table.write_text(_csv([[*rows, *ADDED], *zip(*columns, strict=True)]), encoding="utf-8", newline="")
+        table.write_text(as_csv([[*rows, *ADDED], *zip(*columns, strict=True)]), encoding="utf-8", newline="")
         shown = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
         listed = [view.task(row, answer, version) for row, answer in zip(shown, said, strict=True)]
         tasks.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -271,7 +271,8 @@ def filled_in(path: Path = QUEUE) -> set[tuple[str, str]]:
         return {(next(iter(row.values())), row["label"]) for row in csv.DictReader(file) if row.get("label")}
 
 
-def _csv(rows: Sequence[Sequence[str]]) -> str:
+def as_csv(rows: Iterable[Sequence[str]]) -> str:
+    """Write lines of values as CSV, quoted where they must be."""
     written = StringIO(newline="")
     csv.writer(written, lineterminator="\n").writerows(rows)
     return written.getvalue()
