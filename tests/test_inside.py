@@ -33,6 +33,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "count": {"type": "integer"},
         "y": {"type": "integer"},
     },
+    "a number that may be missing": {"size": {"type": "number", "nulls": True}, "y": {"type": "boolean"}},
     "one truth": {"flag": {"type": "boolean"}, "y": {"type": "text"}},
     "a key and commas in classes": {
         "n°": {"type": "text", "role": "ignore"},

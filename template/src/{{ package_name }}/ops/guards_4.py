@@ -175,7 +175,7 @@ def _hundredfold(rows: scene.Rows) -> scene.Rows:
     """Log the features in another unit than the model was trained on."""
     if not rows.packed.numbers.shape[1]:
         raise UnsuitableError("features.py returns no number")
-    return replace(rows, packed=Packed(100 * rows.packed.numbers + 1, rows.packed.text))
+    return replace(rows, packed=Packed(100 * np.nan_to_num(rows.packed.numbers) + 1, rows.packed.text))
 
 
 def _silent(seen: Seen) -> Seen:
