@@ -42,7 +42,7 @@ from flight_delays.ops.monitor import (
     windows,
 )
 from flight_delays.ops.monitor.alerts import alerts, begun, expose
-from flight_delays.ops.monitor.cells import counted
+from flight_delays.ops.monitor.cells import counted, summarise
 from flight_delays.ops.monitor.drift import judge
 from flight_delays.ops.monitor.windows import look_into
 from flight_delays.ops.process.schema import drawn
@@ -203,6 +203,26 @@ def test_a_file_that_cannot_be_judged_says_why(seen: scene.Scene) -> None:
     with pytest.raises(ProjectError, match="has 300 rows, and a verdict takes 400"):
         look_into(Path("few.parquet"), Policy(), START)
     assert read() == []
+
+
+def test_answers_are_told_beside_those_that_they_are_nearer_to(seen: scene.Scene) -> None:
+    """The rows learned from were answered quite otherwise than those of the test, or alike."""
+
+    def surer(rows: scene.Rows) -> scene.Rows:
+        raw = rows.raw * np.float32(0.85)
+        raw[:, -1] += np.float32(0.15)
+        return replace(rows, raw=raw)
+
+    changed = guards_4._window(surer)(seen)
+    far = {name: np.linspace(-2, -1, ROWS) for name in seen.promise.learned.columns}
+    for learned, named, other in (
+        (summarise(far), "the test", "training"),
+        (seen.promise.learned, "training", "the test"),
+    ):
+        beside = replace(changed, promise=replace(seen.promise, learned=learned))
+        said = [one.sentence for one in health.prediction_drift(beside) if one.state == "alarm"]
+        assert said
+        assert [(named in sentence, other in sentence) for sentence in said] == [(True, False)] * len(said)
 
 
 def fares(seen: scene.Scene, **facts: Sequence[Any]) -> scene.Scene:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -76,7 +77,7 @@ def answers_drift(promise: Promise, signature: Signature, counts: Counts) -> Ite
     )
     for name, found in learned.items():
         of_test = tested.get(name, found)
-        other = replace(of_test, sentence=of_test.sentence.replace("in training", "in the test"))
+        other = replace(of_test, sentence=re.sub(r"\b(in|from|of) training\b", r"\1 the test", of_test.sentence))
         nearer = min(found, other, key=lambda one: (SEVERITY.index(one.state), one.figure))
         yield _verdict("prediction drift", nearer)
 
