@@ -94,7 +94,7 @@ def test_every_command_works_afterwards(
 ) -> None:
     lines = strangers_file(tmp_path / "Neue Kunden.csv", answer)
     said = well(make(project, "adopt", f"DATA={tmp_path / 'Neue Kunden.csv'}", "TARGET=answer"))
-    assert "next: make train" in said
+    assert "next: commit these, if they are right, and make train" in said
     settings = (project / "config/data.yaml").read_text(encoding="utf-8")
     assert "csv: {separator: ;, decimal: ',', encoding: latin-1, missing: [NA]}" in settings
     assert ("positive: kündigt" in settings) == (answer is either)

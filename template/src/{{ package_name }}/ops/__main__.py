@@ -100,7 +100,7 @@ def adopt(
     typer.echo(f"{found.task} of '{target}' from {found.rows} rows; wrote {', '.join(map(str, made))}")
     typer.echo("yours to bring up to date: README.md, config/case.yaml, and the earlier files in data/")
     then = "; then make contract, and make check" if Path("config/contract.yaml").exists() else ""
-    typer.echo(f"next: make train{then}")
+    typer.echo(f"next: commit these, if they are right, and make train{then}")
 
 
 def main() -> None:
