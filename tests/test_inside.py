@@ -40,6 +40,13 @@ OTHERS: dict[str, dict[str, Any]] = {
         "size": {"type": "number"},
         "y": {"type": "text", "values": ["bill", "end, other", 'a "fault"']},
     },
+    "many classes and names that guards use": {
+        "n°": {"type": "integer", "role": "ignore", "min": 1, "max": 891},
+        "unknown": {"type": "number", "max": 2e18},
+        "size": {"type": "number", "role": "outcome"},
+        "said": {"type": "text"},
+        "y": {"type": "text", "values": [f"class {number}" for number in range(60)]},
+    },
     "a time and three classes": {
         "opened": {"type": "time"},
         "size": {"type": "number"},

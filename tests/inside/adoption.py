@@ -9,10 +9,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from flight_delays.ops import pages
 from flight_delays.ops.collect import (
     read,
 )
@@ -20,6 +22,8 @@ from flight_delays.ops.collect.adopt import (
     look,
 )
 from flight_delays.ops.config import (
+    PACKAGE,
+    Case,
     Data,
 )
 from flight_delays.ops.contract import (
@@ -35,14 +39,16 @@ from flight_delays.ops.files import (
 )
 from flight_delays.ops.pages import (
     beyond,
+    laid_out,
 )
 from flight_delays.ops.process import (
     declared,
     described,
     given_away,
     settle_time,
+    starters,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 ROWS = 300
@@ -255,6 +261,36 @@ def test_what_cannot_be_adopted_is_told_in_one_line(mistake: str, tmp_path: Path
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_rows_without_a_target_are_dropped_however_the_file_says_so(tmp_path: Path) -> None:
+    """Arrow and Polars write NaN and "" that are no null."""
+    for name, gap in (("number", float("nan")), ("text", "")):
+        answer: list[Any] = [SIZE[row] if name == "number" else f"kind {ANSWER[row]}" for row in range(ROWS)]
+        answer[::60] = [gap] * len(answer[::60])
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"size": SIZE, "answer": answer}), path)
+        found = look(path, "answer", None, "regression" if name == "number" else "classification", lambda _: None)
+        text = starters(found, Case(decision="d", kpi="k", owner="o"))[Path("src") / PACKAGE.name / "process.py"]
+        assert ("~rows[TARGET].isnan()" in str(text)) == (name == "number")
+        assert ('rows[TARGET] != ""' in str(text)) == (name == "text")
+
+
+@pytest.mark.parametrize("name", ["How satisfied " * 12, "Total\nSales", "a: b # c", '"{x}"', "\u2028"])
+def test_every_name_of_a_column_is_written_as_it_is_read(name: str, tmp_path: Path) -> None:
+    page = {"source": {"rows": "rows.csv"}, "target": "y", "columns": {name: {"type": "number"}, "y": {"type": "text"}}}
+    file = tmp_path / "data.yaml"
+    file.write_text(laid_out(page), encoding="utf-8")
+    assert pages.read(file) == page
+
+
+def test_the_time_of_a_row_may_be_its_key() -> None:
+    columns = {"t": {"type": "time"}, "size": {"type": "number"}, "y": {"type": "number", "role": "outcome"}}
+    page = {"source": {"rows": "rows.csv"}, "target": "y", "key": "t", "time": "t", "columns": columns}
+    table = ibis.memtable(
+        pa.table({"t": [datetime(2024, 1, 2), datetime(2024, 1, 1)], "size": [1.0, 2.0], "y": [3.0, 4.0]})
+    )
+    assert declared(table, Data.model_validate(page))["y"].tolist() == [4, 3]
+
+
 def test_other_places_are_told(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="is a folder"):
         adopted(tmp_path)
@@ -271,6 +307,7 @@ def test_without_a_history_nothing_is_replaced(tmp_path: Path, monkeypatch: pyte
 
 @settings(deadline=None)
 @given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9))
+@example(5e-324, 0.5)
 def test_limits_lie_farther_out_and_keep_their_sign(end: float, span: float) -> None:
     low, high = beyond(end, -span), beyond(end, span)
     assert low <= end <= high

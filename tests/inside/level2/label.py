@@ -167,6 +167,19 @@ def test_people_agree_or_the_judge_decides() -> None:
     assert standing(near, quantity, Labels(tolerance=1)).accepted == {"1": "2.5"}
 
 
+def test_whole_numbers_stay_whole_where_people_nearly_agree() -> None:
+    columns = {**DATA.columns, "ripe": DATA.columns["id"]}
+    whole = DATA.model_copy(update={"columns": columns})
+    near = [answer("1", "2", "ann"), answer("1", "3", "bob")]
+    assert standing(near, whole, Labels(tolerance=1)).accepted == {"1": "2"}
+
+
+def test_blanks_around_a_class_are_no_other_class() -> None:
+    Path("answers.csv").write_text("id,label\n1, <=50K\n", encoding="utf-8")
+    take_in(Path("answers.csv"), "ann", DATA, {"1"}, [" <=50K", " >50K"])
+    assert [one.label for one in read_answers()] == [" <=50K"]
+
+
 def test_agreement_is_krippendorffs() -> None:
     """The worked example of Krippendorff 2011, part C: 12 units, 4 observers, missing answers."""
     units = ["111", "2223", "3333", "3333", "2222", "1234", "4444", "1112", "2222", "555", "11", "3"]
@@ -231,3 +244,8 @@ def test_uncertainty() -> None:
     known = Packed(numbers, np.full((40, 1), "a", dtype=object))
     two = Packed(np.array([[0.1], [8.9]], dtype=np.float32), np.array([["a"], ["b"]], dtype=object))
     assert expected_error(two, known, np.repeat([1.0, -5.0], 20)).tolist() == [1, 5]
+    of_numbers = [Packed(part.numbers, part.text[:, :0]) for part in (two, known)]
+    assert expected_error(*of_numbers, np.repeat([1.0, -5.0], 20)).tolist() == [1, 5]
+    told = Packed(known.numbers[:, :0], np.repeat([["a"], ["b"]], 20, axis=0).astype(object))
+    of_text = Packed(two.numbers[:, :0], two.text)
+    assert expected_error(of_text, told, np.repeat([1.0, -5.0], 20)).tolist() == [1, 5]

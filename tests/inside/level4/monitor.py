@@ -24,7 +24,7 @@ from flight_delays.ops.contract import ProjectError, to_columns
 from flight_delays.ops.guards import ROWS
 from flight_delays.ops.guards import Scene as Stage
 from flight_delays.ops.guards_3 import alone
-from flight_delays.ops.log import SERVICES, Notes, Writer
+from flight_delays.ops.log import FEEDBACK, SERVICES, Notes, Writer
 from flight_delays.ops.log.compact import compact
 from flight_delays.ops.monitor import (
     RECORDS,
@@ -41,16 +41,17 @@ from flight_delays.ops.monitor import (
     scene,
     windows,
 )
-from flight_delays.ops.monitor.alerts import alerts, begun, expose
+from flight_delays.ops.monitor.alerts import alarming_now, alerts, begun, expose
 from flight_delays.ops.monitor.cells import counted, summarise
 from flight_delays.ops.monitor.drift import judge
-from flight_delays.ops.monitor.windows import look_into
+from flight_delays.ops.monitor.windows import look, look_into
 from flight_delays.ops.process.schema import drawn
 from flight_delays.ops.register.events import add, append
 from flight_delays.ops.release.policy import Policy
 from flight_delays.ops.release.store import opened
 from flight_delays.ops.scorer import Packed
 from flight_delays.ops.serve import Answered, Measure, watched
+from flight_delays.ops.serve import live as serve_live
 from flight_delays.ops.serve.live import Live
 from flight_delays.ops.serve.metrics import BOUNDS, Counts
 from flight_delays.ops.serve.protocols import plain
@@ -124,6 +125,45 @@ def test_killed_monitors_judge_each_window_once(seen: scene.Scene) -> None:
     assert told == Counter(alert["id"] for alert in begun(read("dev"), "en"))
     assert sum("numbers" in name for name in told) == WINDOWS // 10
     assert int(done.stdout) >= LEAST_KILLS
+
+
+def test_a_truth_that_the_model_cannot_say_is_left_out(seen: scene.Scene) -> None:
+    """Another version may know more classes; what it was told is no truth for the answers of this one."""
+    rows, writer, model = seen.known, Writer(Policy().log), seen.bundle
+    inputs = plain(rows.columns, model.scorer.signature.inputs)
+    for place in range(2 * SIZE):
+        packed, raw = Packed(rows.packed.numbers[[place]], rows.packed.text[[place]]), rows.raw[[place]]
+        about = (f"r{place:06}", START + place, model.digest, 1)
+        writer([Answered(*about, "champion", None, [inputs[place]], packed, raw, [True])])
+    FEEDBACK.mkdir(parents=True)
+    with (FEEDBACK / "20260303T120000-abc-000001.jsonl").open("w") as told:
+        for place in range(2 * SIZE):
+            said = "maybe" if place % 4 == 0 else bool(rows.truth[place])
+            line = {"id": f"r{place:06}-1", "truth": said, "observed": None, "arrived": START + place}
+            told.write(json.dumps(line) + "\n")
+    found = look("dev", Monitor(window=2 * SIZE), Policy(), START + SIZE * 4)
+    assert [record.known for record in found if record.rows] == [2 * SIZE * 3 // 4]
+    assert states(found[0].verdicts)["all answers"] == "quiet"
+
+
+def test_what_a_look_does_not_name_among_all_that_is_wrong_is_over(seen: scene.Scene) -> None:
+    """Packages and features have names where something is wrong, and one for all where nothing is."""
+    bad = [
+        Verdict("packages", "numpy", "alarm", 1.0, 0.0, "It is another."),
+        Verdict("skew", "hour", "alarm", 1.0, 0.0, ""),
+    ]
+    well = [Verdict("packages", "versions", "quiet", 0.0, 0.0, ""), Verdict("skew", "features", "quiet", 0.0, 0.0, "")]
+    looks = (bad, bad, well, bad)
+    about = ("1-1", "500-1", 0.0, 1.0, 500, 0, 0, seen.bundle.digest, 1, 2.0)
+    records = [Record(number, "prod", *about, verdicts) for number, verdicts in enumerate(looks, 1)]
+    assert [(one["window"], one["signal"]) for one in begun(records, "en")] == [
+        (1, "packages"),
+        (1, "skew"),
+        (4, "packages"),
+        (4, "skew"),
+    ]
+    assert alarming_now(records[:3]) == set()
+    assert alarming_now(records) == {("packages", "numpy"), ("skew", "hour")}
 
 
 def test_large_windows_are_read_one_by_one_and_each_once(seen: scene.Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +349,22 @@ def test_a_service_notes_how_it_fares(seen: scene.Scene) -> None:
     assert measure.packages is not None
     assert measure.packages["numpy"] == np.__version__
     assert health.noted(time.time() + 60) == []
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_service_tells_its_packages_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Monitors look back on a few days alone, and a service runs for longer."""
+    monkeypatch.setattr(serve_live, "MINUTE", 0.0)
+    monkeypatch.setattr(serve_live, "DAY", 1.0)
+    service = Live(opened(Policy()), "dev", Counts(), lambda *_, **__: None)
+    service.follow(Notes(Policy().log))
+    end = time.monotonic() + 30
+    while sum(one.packages is not None for one in health.noted(0.0)) < 2 and time.monotonic() < end:
+        time.sleep(0.1)
+    service.stop()
+    told = [one.packages is not None for one in health.noted(0.0)]
+    assert told[0]
+    assert 2 <= sum(told) < len(told)
 
 
 def exposed() -> dict[str, float]:

@@ -15,7 +15,7 @@ from flight_delays.ops.monitor import Monitor
 from flight_delays.ops.process.schema import drawn
 from flight_delays.ops.release.policy import Policy
 from flight_delays.ops.retrain.past import World
-from flight_delays.ops.retrain.policy import Course, replay
+from flight_delays.ops.retrain.policy import Cause, Course, replay
 from flight_delays.ops.retrain.rehearse import ages, policies, rehearse
 
 ROWS, CHANGE = 8_000, 5_000
@@ -84,6 +84,30 @@ def test_the_page_tells_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     facts = json.loads(page.with_suffix(".json").read_bytes())
     assert set(facts["policies"]) == set(policies(SETTINGS))
     assert facts["policies"]["never"] == []
+
+
+def test_a_class_that_comes_later_is_answered_with_nothing_until_then() -> None:
+    """The first model knows two of three classes; its answers have a place for each, in their order."""
+    columns = past(CHANGE)
+    kinds = np.where(columns["late"] == 1, "c", "a").astype(object)
+    kinds[ROWS // 2 :: 3] = "b"
+    data = {**DATA.columns, "late": DATA.columns["late"].model_copy(update={"type": "text"})}
+    found = world({**columns, "late": kinds}, DATA.model_copy(update={"columns": data}))
+    raw = found.pupils[found.first].answers.raw
+    assert (found.signature.classes, raw.shape) == (("a", "b", "c"), (ROWS, 3))
+    assert raw[:, 1].max() == 0
+    assert raw[:, [0, 2]].max(axis=1).min() > 0.4
+    assert lived(found).live[0] == found.first
+
+
+def test_one_class_alone_teaches_nothing() -> None:
+    """From a row on all are late, and the recent rows alone are to be learned from."""
+    columns = past()
+    found = world({**columns, "late": np.where(np.arange(ROWS) > CHANGE, 1.0, columns["late"])})
+    recent = SETTINGS.model_copy(update={"retrain": SETTINGS.retrain.model_copy(update={"window": "recent"})})
+    course = Course(recent, [found.first] * found.windows)
+    cause = Cause("data drift", ("distance",), float(found.times[CHANGE + 1]), 1, found.first, 1, "It drifts.")
+    assert found.learned(course, cause)[::2] == (found.first, ("training",))
 
 
 def test_without_a_time_there_is_no_past() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flight_delays.ops.monitor import Record, Retrain, Verdict
+from flight_delays.ops.register import events
+from flight_delays.ops.retrain.autopilot import _note
 from flight_delays.ops.retrain.policy import DAY, ENDS, HOUR, WORDS, Decision, Situation, decide, unfinished
 
 START = datetime(2026, 3, 2, tzinfo=UTC).timestamp()
@@ -193,6 +196,15 @@ def test_what_has_no_end_is_gone_on_with_where_it_was() -> None:
     assert waiting is not None
     assert (waiting.id, waiting.version, waiting.last) == ("1", 4, "waits")
     assert waiting.why == "retrained because of quality"
+
+
+def test_what_stands_against_it_is_noted_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not again and again as long as it stays."""
+    monkeypatch.chdir(tmp_path)
+    cause = decided([window(1, said("quality"))]).cause
+    for reason in ("cooldown", "cooldown", "frozen", "frozen", "cooldown"):
+        _note(Decision(reason, cause, f"It is {reason}."))
+    assert [one["reason"] for one in events.read("trigger")] == ["cooldown", "frozen", "cooldown"]
 
 
 def test_every_outcome_has_words_in_both_languages() -> None:

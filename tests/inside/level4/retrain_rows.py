@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from flight_delays.ops import stages
 from flight_delays.ops.config import Case, Data, Model, load
@@ -178,6 +180,11 @@ def test_rows_that_came_to_nothing_go_and_those_before_come_back(folder: Path) -
 
 
 def test_a_source_of_this_name_is_refused(folder: Path) -> None:
+    production.ROWS.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"id": [1]}), production.ROWS)
+    assert not production.holds("a1")
+    put_back("a1")
+    assert production.ROWS.exists()
     with pytest.raises(ProjectError, match="rename"):
         write(some(folder, 50), "all", "a1", page(source={"production": "rows.csv"}))
 

@@ -5,6 +5,7 @@ Run as a program, it writes the page of the whole story into the working folder,
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -397,10 +398,9 @@ def test_what_is_not_known_is_not_called_good() -> None:
     assert "Version 1 answers but is worse than promised." in shown(facts).words["en"]
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("windows", [(1, 2), (2, 1)])
-def test_an_alarm_is_told_in_its_own_words_where_one_look_judged_several_windows(
-    windows: tuple[int, int], place: Path
-) -> None:
+def test_an_alarm_is_told_in_its_own_words_where_one_look_judged_several_windows(windows: tuple[int, int]) -> None:
     """Neither what an earlier window made one suspect, nor what a later one found, is what was told."""
     suspected, alarmed = (
         Verdict("data drift", "temp", state, 5.0, 4.4, f"temp is {state}.") for state in ("suspected", "alarm")
@@ -417,8 +417,11 @@ def test_an_alarm_is_told_in_its_own_words_where_one_look_judged_several_windows
 def test_a_freeze_and_a_held_back_retraining_stand_on_top(facts: Facts) -> None:
     event(57, "freeze", BO, why="<b>holiday</b> & rest")
     cause = "quality since window 55 of version 5"
-    told = "No retraining: Bo froze all changes on 2026-11-24; `make thaw` allows them again."
+    told = "No retraining: Bo froze what changes by itself on 2026-11-24 (a holiday); `make thaw` lets it go on."
     event(57.1, "trigger", cause=cause, reason="frozen", sentence=told)
+    assert "trigger" not in {one.kind for one in gather("prod", NOW).waiting}, "its signal is quiet"
+    assert facts.live is not None
+    record(57, 5, facts.live.digest, quality(0.55))
     facts = gather("prod", NOW)
     assert facts.frozen is not None
     assert "trigger" in {one.kind for one in facts.waiting}
@@ -498,6 +501,25 @@ def test_another_environment_has_its_own_page(facts: Facts) -> None:
     assert gather("prod", NOW) == facts
     other = gather("dev", NOW)
     assert (other.live, other.traffic, len(other.quality)) == (None, None, 1)
+
+
+def test_figures_are_written_as_french_does_and_names_as_they_are() -> None:
+    words = Words("fr")
+    shown = {
+        "PM2.5 is 1,161 km higher than in training (median 2,045.5 instead of 884).": "PM2.5 est plus haut de 1 161 km",
+        "numpy is 2.1.3 where the service runs, 2.4.6 in the release's parts list.": "numpy est en version 2.1.3",
+        "http://127.0.0.1:8080 does not answer it (refused); `make serve` starts a service": "http://127.0.0.1:8080 ne",
+        "hour is 12 in 15.7 % of the rows, in training in 4.79 %.": "hour est 12 dans 15,7 % des lignes",
+        "x is above 3.902, the greatest value of the test, in 4 % of the rows, in the test in 0 %.": "x est au-dessus "
+        "de 3,902",
+    }
+    for sentence, begin in shown.items():
+        told = (
+            html.unescape(words.told(sentence))
+            .replace("\N{NARROW NO-BREAK SPACE}", " ")
+            .replace("\N{NO-BREAK SPACE}", " ")
+        )
+        assert told.startswith(begin), told
 
 
 def test_the_sentences_of_the_drift_rule_are_said_in_french() -> None:

@@ -50,10 +50,11 @@ def _unreadable(scene: Scene) -> Planted:
 def _out_of_range(scene: Scene) -> Planted:
     name = scene.first("column with min or max", lambda _, column: column.max is not None or column.min is not None)
     column = scene.data.columns[name]
-    step = np.timedelta64(1, "D") if column.type == "time" else 1
+    bound = schema.limit(column.min if column.max is None else column.max)
+    step = np.timedelta64(1, "D") if column.type == "time" else max(1.0, abs(bound))  # 1e17 + 1 is 1e17
     if column.max is None:
-        return scene.put(name, schema.limit(column.min) - step, "minimum")
-    return scene.put(name, schema.limit(column.max) + step, "maximum")
+        return scene.put(name, bound - step, "minimum")
+    return scene.put(name, bound + step, "maximum")
 
 
 def _forbidden_null(scene: Scene) -> Planted:
@@ -126,8 +127,9 @@ def _page(line: str, told: str, scene: Scene) -> Planted:
 
 def _other_features(scene: Scene) -> Planted:
     rows, signature = {name: scene.rows[name] for name in scene.data.inputs}, scene.fitted()[0].signature
-    other = replace(signature, numbers=(*signature.numbers, "unknown"))
-    return Planted(lambda: prepare(rows, signature), lambda: prepare(rows, other), ("'unknown'", "make train"))
+    unknown = max((*signature.numbers, *signature.text), key=len) + "_2"
+    other = replace(signature, numbers=(*signature.numbers, unknown))
+    return Planted(lambda: prepare(rows, signature), lambda: prepare(rows, other), (f"'{unknown}'", "make train"))
 
 
 def _bad_value(scene: Scene) -> Planted:

@@ -42,7 +42,8 @@ def _answer_among_features(scene: Scene) -> Planted:
     def refuse(names: list[str]) -> None:
         refuse_answers(names, scene.data, "features.py: the feature")
 
-    return Planted(lambda: refuse(["size"]), lambda: refuse(["size", scene.data.target]), (f"'{scene.data.target}'",))
+    own = list(scene.data.inputs)
+    return Planted(lambda: refuse(own), lambda: refuse([*own, scene.data.target]), (f"'{scene.data.target}'",))
 
 
 def _answers(faulty: Sequence[str], *names: str) -> Callable[[Scene], Planted]:

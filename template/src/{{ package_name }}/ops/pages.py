@@ -93,14 +93,19 @@ def laid_out(page: Mapping[str, Any], comments: str = "") -> str:
 
 def _flow(pair: dict[str, Any]) -> str:
     """Write `name: value` in one line, so that it reads as the very same."""
-    text = yaml.safe_dump(pair, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
-    return text.strip().removeprefix("{").removesuffix("}")
+    form: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": float("inf")}
+    text: str = yaml.safe_dump(pair, default_flow_style=True, **form).strip().removeprefix("{").removesuffix("}")
+    if not text.startswith("? "):
+        return text
+    name, inner = next(iter(pair.items()))
+    quoted: str = yaml.safe_dump(name, default_style='"', **form).strip()  # it is long, or has several lines
+    return quoted + _flow({"_": inner})[1:]
 
 
 def beyond(end: float, farther: float) -> int | float:
     """Return a round limit that lies farther out than the end of a range; numbers of one sign keep it."""
     limit = end + farther
-    if end * limit <= 0:
+    if min(end, limit) <= 0 <= max(end, limit):
         return 0
     step = 10.0 ** (math.floor(math.log10(abs(limit))) - 1)
     rounded = (math.ceil if farther > 0 else math.floor)(limit / step) * step

@@ -110,10 +110,11 @@ def autopilot(
 @app.command("status")
 def status(environment: Environment = "") -> None:
     """Write the status page, for people who run nothing."""
+    from .release.store import known
     from .status import write
     from .status.facts import gather
 
-    found = gather(environment or "prod", time.time())
+    found = gather(known(environment or "prod"), time.time())
     typer.echo(f"wrote {write(found, load(Monitor).alerts.language)}")
 
 
@@ -135,10 +136,11 @@ def console(
     url: Annotated[str, typer.Option(help="The running service's address, on this machine")] = URL,
 ) -> None:
     """Serve the status page, and a page to try cases and to decide."""
+    from .release.store import known
     from .status.console import serve
 
     with suppress(KeyboardInterrupt):
-        serve(port, environment or "prod", url, typer.echo)
+        serve(port, known(environment or "prod"), url, typer.echo)
     typer.echo("the console is off")
 
 

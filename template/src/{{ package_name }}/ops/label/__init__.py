@@ -117,15 +117,18 @@ def expected_error(rows: Packed, known: Packed, errors: NDArray[np.float64]) -> 
     has no spread of its own to ask. Numbers are measured in standard deviations; a text that differs counts as 1.
     """
     few = np.sort(np.random.default_rng(0).permutation(len(errors))[:KNOWN])
-    numbers = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
-    words = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(known.text[few])
-    numbers.fit(known.numbers[few])
-    here, there = (
-        np.hstack([numbers.transform(part.numbers), words.transform(part.text) / np.sqrt(2)])
-        for part in (rows, Packed(known.numbers[few], known.text[few]))
-    )
-    nearest = KNeighborsRegressor(min(NEIGHBOURS, len(few))).fit(there, np.abs(errors[few]))
-    return np.asarray(nearest.predict(here))
+    here: list[Array] = []
+    there: list[Array] = []
+    if known.numbers.shape[1]:
+        numbers = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler()).fit(known.numbers[few])
+        here.append(numbers.transform(rows.numbers))
+        there.append(numbers.transform(known.numbers[few]))
+    if known.text.shape[1]:
+        words = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(known.text[few])
+        here.append(words.transform(rows.text) / np.sqrt(2))
+        there.append(words.transform(known.text[few]) / np.sqrt(2))
+    nearest = KNeighborsRegressor(min(NEIGHBOURS, len(few))).fit(np.hstack(there), np.abs(errors[few]))
+    return np.asarray(nearest.predict(np.hstack(here)))
 
 
 def most_uncertain(rows: Columns, uncertainty: NDArray[np.float64], count: int, data: Data) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,8 @@ def take_in(path: Path, by: str, data: Data, keys: Collection[str], allowed: Col
     latest = {(a.key, a.annotator): a.label for a in sorted(before, key=lambda a: a.answered)}
     for one in said:
         of, what = plain(one.key, key, one.where), plain(one.label, target, one.where)
+        if allowed and what not in allowed:  # the blanks around a class are lost in a CSV file
+            what = next((name for name in allowed if name.strip() == what.strip()), what)
         if of not in keys:
             raise ProjectError(f"{one.where}: {key.name} {of!r} is of no row; add such rows to a source first")
         _refuse_value(what, one, data.columns[target.name], allowed)
@@ -108,6 +110,7 @@ def standing(answers: Sequence[Answer], data: Data, settings: Labels) -> Standin
     said: dict[str, dict[str, str]] = {}
     for answer in sorted(answers, key=lambda answer: (answer.key, answer.annotator, answer.answered)):
         said.setdefault(answer.key, {})[answer.annotator] = answer.label
+    middle = median_low if data.columns[data.target].type == "integer" else median
     is_number = data.columns[data.target].type in ("number", "integer") and settings.tolerance > 0
     accepted = {}
     for key, labels in said.items():
@@ -117,7 +120,7 @@ def standing(answers: Sequence[Answer], data: Data, settings: Labels) -> Standin
         elif len(every) == 1:
             accepted[key] = every[0]
         elif is_number and np.ptp([float(value) for value in every]) <= settings.tolerance:
-            accepted[key] = text(median(map(float, labels.values())), "number")
+            accepted[key] = text(middle(map(float, labels.values())), "number")
     return Standing(said, accepted)
 
 

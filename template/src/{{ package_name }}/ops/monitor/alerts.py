@@ -18,7 +18,7 @@ from email.message import EmailMessage
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..config import first_line, masked
 from ..contract import ProjectError
@@ -55,6 +55,8 @@ FRENCH: dict[Signal, str] = {
     "skew": "écart entre entraînement et service",
     "numbers": "nombres",
 }
+WHOLE: tuple[Signal, ...] = ("skew", "packages")
+"""Signals of which a look names all that is wrong, and one subject for all where nothing is."""
 OUTCOMES = ("deployed", "refused", "waits", "failed", "overtaken")
 """How a retraining ends, or what it waits for."""
 Alert: TypeAlias = dict[str, Any]
@@ -101,14 +103,13 @@ def begun(records: Sequence[Record], language: str) -> Iterator[Alert]:
     """Yield an alert for each signal of a record in which something is alarming that was quiet, or new, before."""
     alarming: set[tuple[str, str]] = set()
     for place, record in enumerate(records):
+        alarming -= _over(record, alarming)
         new: dict[Signal, list[Verdict]] = {}
         for verdict in record.verdicts:
             key = (verdict.signal, verdict.subject)
             if verdict.state == "alarm" and key not in alarming:
                 new.setdefault(verdict.signal, []).append(verdict)
                 alarming.add(key)
-            elif verdict.state == "quiet":
-                alarming.discard(key)
         for signal, verdicts in new.items():
             yield _alert(record, place, signal, verdicts, language)
 
@@ -159,12 +160,17 @@ def expose(environment: str, now: float) -> None:
 def alarming_now(records: Sequence[Record]) -> set[tuple[str, str]]:
     """Return signal and subject of what is alarming and was not quiet since."""
     alarming: set[tuple[str, str]] = set()
-    for verdict in (verdict for record in records for verdict in record.verdicts):
-        if verdict.state == "alarm":
-            alarming.add((verdict.signal, verdict.subject))
-        elif verdict.state == "quiet":
-            alarming.discard((verdict.signal, verdict.subject))
+    for record in records:
+        alarming -= _over(record, alarming)
+        alarming |= {(one.signal, one.subject) for one in record.verdicts if one.state == "alarm"}
     return alarming
+
+
+def _over(record: Record, alarming: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return what a record finds quiet, or does not name among all that is wrong."""
+    said: dict[tuple[str, str], str] = {(one.signal, one.subject): one.state for one in record.verdicts}
+    named = {signal for signal, _ in said if signal in WHOLE}
+    return {key for key in alarming if said.get(key, "quiet" if key[0] in named else "") == "quiet"}
 
 
 def _alert(record: Record, place: int, signal: Signal, verdicts: Sequence[Verdict], language: str) -> Alert:
@@ -209,5 +215,5 @@ def _mail(settings: Alerts, alert: Alert) -> None:
         if server.username:
             if server.scheme != "smtps":
                 post.starttls()
-            post.login(server.username, os.environ.get(PASSWORD, ""))
+            post.login(unquote(server.username), os.environ.get(PASSWORD, ""))
         post.send_message(message)

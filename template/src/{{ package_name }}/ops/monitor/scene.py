@@ -163,6 +163,8 @@ class Scene:
 def logged(bundle: Bundle, engine: Any) -> ibis.Table:
     """Return what a bundle answered as the champion, with the truth where it is known."""
     answers, told = truth.predictions(engine), truth.truths(engine)
+    if known := [truth.word(name) for name in bundle.scorer.signature.classes]:
+        told = told.filter(told.truth.isin(known))  # a class that it does not know cannot be measured by its answers
     own = answers.filter(answers.model == bundle.digest, answers.variant == "champion")
     return own.left_join(told.select("id", "truth", "seen"), "id").drop("id_right")
 

@@ -95,7 +95,7 @@ def declared(table: ibis.Table, data: Data) -> dict[str, Array]:
             f"column '{missing[0]}' of config/data.yaml is not in the table that process.py returns"
             f"{hint(missing[0], set(table.columns) - set(data.columns))} (it has {', '.join(table.columns)})"
         )
-    named = [name for name in (data.time, data.key) if name is not None]
+    named = list(dict.fromkeys(name for name in (data.time, data.key) if name is not None))
     order = named if data.key else [*named, *(name for name in data.columns if name not in named)]
     arrow = table.select(*data.columns).order_by(order).to_pyarrow()
     if arrow.num_rows == 0:
@@ -237,10 +237,14 @@ def starters(found: Adoption, case: Case) -> dict[Path, str | Path]:
 
 def _process_text(found: Adoption) -> str:
     listed = "".join(f"    {json.dumps(value, ensure_ascii=False)},\n" for value in found.rare)
+    own, known = found.columns[found.target], ""
+    if found.file.suffix == ".parquet" and own.values.null_count < own.missing:  # "" and NaN are no null there
+        is_float = str(own.values.type) in ("halffloat", "float", "double")
+        known = ', rows[TARGET] != ""' if own.keys["type"] == "text" else ", ~rows[TARGET].isnan()" * is_float
     return PROCESS.format(
         target=json.dumps(found.target, ensure_ascii=False),
         rare=f"RARE = [\n{listed}]  # classes of too few rows to learn from\n" if found.rare else "",
         kept="rows whose target is known" + (", each of them once" if found.once else ""),
         rows="collected.distinct()" if found.once else "collected",
-        others=", ~rows[TARGET].isin(RARE)" if found.rare else "",
+        others=known + (", ~rows[TARGET].isin(RARE)" if found.rare else ""),
     )

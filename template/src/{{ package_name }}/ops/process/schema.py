@@ -21,6 +21,8 @@ from . import given_away, missing
 
 SHOWN = 10
 """Mistakes that one message tells."""
+CLASSES = 10
+"""Classes of a target that are drawn: of more than these the first."""
 NULLS = 0.05
 """Share of missing values in drawn rows."""
 USUAL_SPAN = 100.0
@@ -153,8 +155,10 @@ def drawn(data: Data, task: Task, rows: int, seed: int = 0) -> dict[str, Array]:
 
 
 def _with_classes(column: Column, positive: Any) -> Column:
-    """Return the target's column with two values, where `config/data.yaml` says only which one counts as yes."""
-    if positive is None or column.values is not None or column.type == "boolean":
+    """Return the target's column with the first of many classes, or with two where only yes is named."""
+    if column.values is not None:
+        return column.model_copy(update={"values": column.values[:CLASSES]})
+    if positive is None or column.type == "boolean":
         return column
     least = float(np.ceil(bounds(column)[0]))
     other = f"not {positive}" if column.type == "text" else least if least != positive else least + 1

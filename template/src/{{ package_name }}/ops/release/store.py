@@ -62,13 +62,13 @@ class Store:
                     "nothing is changed; look at `make releases`, and try again if you still want to"
                 )
 
-        entry = self._add(kind, {**facts, "environment": _known(environment), "digest": digest}, unmoved)
+        entry = self._add(kind, {**facts, "environment": known(environment), "digest": digest}, unmoved)
         return self.settle(environment) or Pointer.of(entry)
 
     def settle(self, environment: str) -> Pointer | None:
         """Let the pointer say what the environment's last move in the ledger says, which a kill may have prevented."""
         while True:
-            last = last_move(self.entries(), _known(environment))
+            last = last_move(self.entries(), known(environment))
             wanted = None if last is None else Pointer.of(last)
             if wanted is None or self.place.read(_file(environment)) == _dump(wanted):
                 return wanted
@@ -285,10 +285,11 @@ class _Remote:
 
 
 def _file(environment: str) -> str:
-    return f"{ENVIRONMENTS}/{_known(environment)}.json"
+    return f"{ENVIRONMENTS}/{known(environment)}.json"
 
 
-def _known(environment: str) -> str:
+def known(environment: str) -> str:
+    """Return the name of an environment; raises ProjectError for one that does not exist."""
     if environment not in get_args(Environment):
         raise ProjectError(f"ENV is '{environment}': choose {', '.join(get_args(Environment))}")
     return environment

@@ -120,11 +120,11 @@ def _decided() -> Decision:
 
 
 def _note(decision: Decision) -> None:
-    """Write an event about a cause that leads to nothing, once for each reason."""
+    """Write an event about a cause that leads to nothing, once as long as the reason stays."""
     if decision.cause is None:
         return
     about = {"cause": decision.cause.name, "reason": decision.reason}
-    if events.last("trigger", **about) is None:
+    if not about.items() <= (events.last("trigger") or {}).items():
         events.append("trigger", **about, sentence=decision.sentence)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from hashlib import sha256
 from operator import add
 from pathlib import Path
@@ -115,7 +115,8 @@ class World:
             return digest
         some, tested = self.rows.take(learn), self.rows.take(test)
         _, answer = learned(some, unfitted(self.model))
-        scorer, classes = Native(self.signature, answer), len(self.signature.classes)
+        classes, known = len(self.signature.classes), np.unique(some.target)
+        scorer = Native(self.signature, partial(_widened, answer, known, classes) if classes else answer)
         raw = scorer.run(self.rows.packed)
         shares = np.bincount(some.target, minlength=classes) / len(some) if classes else some.target.mean()
         constant = np.broadcast_to(shares, (len(test), *np.shape(shares)))
@@ -169,6 +170,9 @@ class World:
         rows = rows[found.times >= since] if chosen == "recent" else rows
         cut = len(rows) - production.tested(len(rows), self.model.test_share)
         learn, test = np.append(np.arange(self.start * (chosen == "all")), rows[:cut]), rows[cut:]
+        if self.signature.classes and len(np.unique(self.rows.target[learn])) < 2:
+            self._retrained[name] = course.live[-1], f"{len(rows):,} rows of one class", ("training",)
+            return self._retrained[name]
         digest, unseen = self.learn(learn, test), ~np.isin(test, live.learned)
         fair = unseen if unseen.sum() >= self.policy.slices.rows else np.ones_like(unseen)
         trial = replace(self.pupils[digest].trial, champion=live.answers.raw[test], fair=fair)
@@ -220,3 +224,10 @@ class World:
             return np.asarray(np.abs(raw - target), dtype=np.float64)
         truth = np.array(self.signature.classes, dtype=object)[target]
         return np.asarray(self.pupils[self.first].bundle.scorer.answers(raw) != truth, dtype=np.float64)
+
+
+def _widened(answer: Callable[[Packed], NDArray[Any]], known: Places, classes: int, packed: Packed) -> Raw:
+    """Return answers of shape (rows, classes) of a model that learned from rows of some classes alone."""
+    made = np.zeros((len(packed.numbers), classes), dtype=np.float32)
+    made[:, known] = answer(packed)
+    return made

@@ -152,7 +152,7 @@ def write(rows: Rows, window: Window, cause: str, data: Data) -> None:
 
 def holds(cause: str) -> bool:
     """Whether the rows were written for a cause."""
-    return ROWS.is_file() and _about(ROWS)["cause"] == cause
+    return ROWS.is_file() and _about(ROWS).get("cause") == cause
 
 
 def put_back(cause: str) -> None:

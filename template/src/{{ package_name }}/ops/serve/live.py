@@ -35,7 +35,7 @@ from .wire import ROUTE, Turn
 
 Reply: TypeAlias = tuple[Answered, bytes]
 Note: TypeAlias = Callable[[Measure], object]
-MINUTE = 60.0
+MINUTE, DAY = 60.0, 86_400.0
 """Seconds between two measures of how the service fares."""
 POLL = 0.2
 """Seconds between two looks at the pointer."""
@@ -237,15 +237,16 @@ class Live:
         gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
         threading.Thread(target=self._follow, args=(note, packages), name="follow", daemon=True).start()
 
-    def _follow(self, note: Note, packages: dict[str, str] | None) -> None:
-        due = 0.0
+    def _follow(self, note: Note, packages: dict[str, str]) -> None:
+        due = told = 0.0
         while not self._over.wait(POLL):
             self.look()
             if time.monotonic() >= due:
                 due = time.monotonic() + MINUTE
                 try:
-                    note(self.counts.measure(self.state.champion.digest, packages))
-                    packages = None
+                    is_due = due >= told  # monitors look back on a few days alone
+                    note(self.counts.measure(self.state.champion.digest, packages if is_due else None))
+                    told = due + DAY if is_due else told
                 except ProjectError as error:
                     self._tell("unnoted", reason=first_line(error))
 

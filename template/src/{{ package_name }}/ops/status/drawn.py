@@ -17,6 +17,7 @@ from ..evaluate.plots import STYLE, Axis, table
 from .facts import Point, Traffic
 
 LANGUAGES = ("en", "fr")
+NUMBER = r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?!\.?\d)"  # no part of a name, an address or a version
 NAMED = 3
 """Names in a sentence, at most."""
 SYMBOLS = {"quiet": "✓", "suspected": "◆", "alarm": "▲", "unknown": "?"}
@@ -101,8 +102,8 @@ class Words:
         """Return numbers, written in English, as the language writes them."""
         if self.language == "en":
             return text
-        marks = {",": "\N{NARROW NO-BREAK SPACE}", ".": ","}
-        text = re.sub(r"(?<=\d)[.,](?=\d)", lambda mark: marks[mark[0]], text)
+        marks = str.maketrans({",": "\N{NARROW NO-BREAK SPACE}", ".": ","})
+        text = re.sub(NUMBER, lambda number: number[0].translate(marks), text)
         return re.sub(r" to (?=[\d\N{MINUS SIGN}])", " à ", text)
 
     def moment(self, time: float) -> str:

@@ -146,7 +146,10 @@ def gather(environment: str, now: float) -> Facts:
     frozen = event_of(freezes[-1]) if freezes and freezes[-1]["kind"] == "freeze" else None
     past = happened(environment, entries, log, alerted, records)
     asked = tried(lambda: list(approvals(store, entries, log, policy))) or []
-    waiting = [*asked, *(tried(lambda: list(experiment(move, entries))) or []), *held_back(log)]
+    said = [] if live is None else _said([one for one in records if one.model == live.digest])
+    alarming = {one.signal for one in said if one.state == "alarm"}
+    held = [one for one in held_back(log) if str(one.about["cause"]).partition(" since ")[0] in alarming]
+    waiting = [*asked, *(tried(lambda: list(experiment(move, entries))) or []), *held]
     return Facts(
         name=PACKAGE.name,
         environment=environment,
@@ -161,7 +164,7 @@ def gather(environment: str, now: float) -> Facts:
         frozen=frozen,
         quality=[point for record in records if (point := _quality(record)) is not None],
         drift=[point for record in records if (point := _drift(record)) is not None],
-        said=[] if live is None else _said([one for one in records if one.model == live.digest]),
+        said=said,
         happened=sorted(past, key=lambda one: one.time, reverse=True),
         waiting=waiting,
         troubles=troubles,
