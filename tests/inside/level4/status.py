@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from flight_delays.ops import status
+from flight_delays.ops import status, verbs_4
 from flight_delays.ops.config import PACKAGE
+from flight_delays.ops.contract import ProjectError
 from flight_delays.ops.log import FEEDBACK, PREDICTIONS
 from flight_delays.ops.monitor import RECORDS, Record, Verdict, dump
 from flight_delays.ops.monitor.alerts import ALERTS, begun
@@ -520,6 +521,13 @@ def test_figures_are_written_as_french_does_and_names_as_they_are() -> None:
             .replace("\N{NO-BREAK SPACE}", " ")
         )
         assert told.startswith(begin), told
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("verb", [verbs_4.status, verbs_4.console])
+def test_an_environment_that_does_not_exist_is_told(verb: Any) -> None:
+    with pytest.raises(ProjectError, match="ENV is 'qa': choose dev, staging, prod"):
+        verb("qa")
 
 
 def test_the_sentences_of_the_drift_rule_are_said_in_french() -> None:
