@@ -323,3 +323,13 @@ def test_parts_of_a_time_agree_with_the_calendar(moment: datetime) -> None:
     assert list(made) == ["t_month", "t_weekday", "t_hour", "x"]
     assert (month(times)[0], weekday(times)[0], int(hour(times)[0])) == (moment.month, moment.weekday(), moment.hour)
     assert all(np.isnan(made[name][1]) for name in ("t_month", "t_weekday", "t_hour"))
+
+
+def test_a_part_of_a_time_takes_the_place_of_no_input() -> None:
+    columns = {"t": np.array(["2024-05-06"], dtype="datetime64[us]"), "t_month": np.array([0.5])}
+    assert {name: values.tolist() for name, values in plain(columns).items()} == {
+        "t_month_": [5],
+        "t_weekday": [0],
+        "t_hour": [0],
+        "t_month": [0.5],
+    }

@@ -71,7 +71,11 @@ def plain(columns: Columns) -> dict[str, Array]:
     made: dict[str, Array] = {}
     for name, values in columns.items():
         if values.dtype.kind == "M":
-            made |= {f"{name}_{part.__name__}": part(values) for part in (month, weekday, hour)}
+            for part in (month, weekday, hour):
+                free = f"{name}_{part.__name__}"
+                while free in columns:  # it is another input
+                    free += "_"
+                made[free] = part(values)
         else:
             made[name] = values
     return made
