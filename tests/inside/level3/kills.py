@@ -6,7 +6,9 @@ import os
 import random
 import resource
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +46,9 @@ from flight_delays.ops.release import (
     ledger,
     sign,
 )
+from flight_delays.ops.release.evidence import (
+    START,
+)
 from flight_delays.ops.release.ledger import (
     Pointer,
     last_move,
@@ -59,6 +64,7 @@ from flight_delays.ops.release.store import (
 )
 
 KILLS = 100
+CONFIG = Path("config").resolve()
 ENVIRONMENTS = ("dev", "staging", "prod")
 
 
@@ -260,3 +266,29 @@ def test_a_store_that_is_read_only_still_serves(made: Release, tmp_path: Path) -
             with pytest.raises(ProjectError, match="cannot be written"):
                 write()
         assert contents(place) == before
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_measured_service_ends_with_the_killed_process_that_started_it(made: Release) -> None:
+    """A deployment that is killed leaves no service behind."""
+    Path("config").symlink_to(CONFIG)
+    measuring = f"""
+import time
+from flight_delays.ops.release.evidence import serving
+with serving({made.digest!r}, "releases") as service:
+    print(service.connection.port, flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", measuring], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        assert answers(port)
+        process.kill()
+    end = time.monotonic() + START
+    while answers(port) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not answers(port)

@@ -192,8 +192,8 @@ def serving(digest: str, address: str) -> Iterator[Service]:
         for name in ("config", ".keys"):
             (Path(folder) / name).symlink_to(Path(name).resolve())
         command = (sys.executable, "-m", package, "serve", "--port", "0")
-        environment = {**own, "SERVE_BUNDLE": digest, "RELEASE_STORE": store}
-        with _running(command, folder, environment) as found, closing(Service(found)) as service:
+        about = {"SERVE_BUNDLE": digest, "RELEASE_STORE": store, "SERVE_MEASURED_BY": f"{os.getpid()}"}
+        with _running(command, folder, {**own, **about}) as found, closing(Service(found)) as service:
             yield service
 
 

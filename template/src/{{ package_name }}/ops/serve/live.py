@@ -6,6 +6,8 @@ import asyncio
 import ctypes
 import gc
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -36,6 +38,8 @@ from .wire import ROUTE, Turn
 Reply: TypeAlias = tuple[Answered, bytes]
 Note: TypeAlias = Callable[[Measure], object]
 MINUTE, DAY = 60.0, 86_400.0
+MEASURED_BY = "SERVE_MEASURED_BY"
+"""The environment variable with the number of the process that started a service to measure it."""
 """Seconds between two measures of how the service fares."""
 POLL = 0.2
 """Seconds between two looks at the pointer."""
@@ -264,11 +268,19 @@ class Only:
         self.state = State(Model(store.bundle(digest)))
 
     def follow(self, _: Note) -> None:
-        """Nothing moves, and nobody asks later how it fared."""
+        """Nothing moves, and nobody asks later how it fared; it ends with the process that measures it."""
         gc.freeze()
+        if process := os.environ.get(MEASURED_BY):
+            threading.Thread(target=_end_with, args=(int(process),), name="end", daemon=True).start()
 
     def stop(self) -> None:
         """Nothing moves."""
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def give_back() -> None:
