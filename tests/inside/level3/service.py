@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import re
 import socket
@@ -258,8 +257,8 @@ def test_what_is_odd_has_its_answer(pair: tuple[Running, Running], rows: list[di
 
 
 @contextmanager
-def process() -> Iterator[tuple[int, int, Path]]:
-    """The service as a process: its port, its number, and the file of its events."""
+def process() -> Iterator[tuple[int, subprocess.Popen[str], Path]]:
+    """The service as a process: its port, the process, and the file of its events."""
     events = Path("events.jsonl")
     with events.open("w") as file:
         command = [sys.executable, "-c", CODE]
@@ -267,7 +266,7 @@ def process() -> Iterator[tuple[int, int, Path]]:
             found = re.search(r"http://127.0.0.1:(\d+)", service.stdout.readline() if service.stdout else "")
             assert found, events.read_text()
             try:
-                yield int(found[1]), service.pid, events
+                yield int(found[1]), service, events
             finally:
                 service.terminate()
             assert service.wait(10) == 0
@@ -297,7 +296,7 @@ def test_odd_callers(rows: list[dict[str, Any]]) -> None:
     good = f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
     chunked = "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     megabyte = b"100000\r\n" + b" " * 2**20 + b"\r\n"
-    with process() as (port, number, _):
+    with process() as (port, service, _):
         cases: list[tuple[str, float, tuple[str | bytes, ...]]] = [
             ("200", 0, (HEAD + good,)),
             ("200", 0.3, (HEAD, good[:30], good[30:90], good[90:])),
@@ -320,7 +319,7 @@ def test_odd_callers(rows: list[dict[str, Any]]) -> None:
         started = time.monotonic()
         assert said(port, b"POST /invocations HT") == b""
         assert time.monotonic() - started < 7, "a caller that never ends its headers is cut off"
-        status = Path(f"/proc/{number}/status").read_text()
+        status = Path(f"/proc/{service.pid}/status").read_text()
         assert int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) < 200_000, "kB, after 100 MB were sent"
 
 
@@ -369,15 +368,16 @@ def test_mlflow_s_own_client(release: Release, rows: list[dict[str, Any]]) -> No
 def test_what_was_asked_before_the_end_is_answered(rows: list[dict[str, Any]]) -> None:
     body = json.dumps({"instances": rows[:1]})
     address = "127.0.0.1"
-    with process() as (port, number, events), socket.create_connection((address, port), timeout=8) as connection:
+    with process() as (port, service, events), socket.create_connection((address, port), timeout=8) as connection:
         connection.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n{body[:50]}".encode())
-        os.kill(number, 15)
+        service.terminate()
         time.sleep(1)
         connection.sendall(body[50:].encode())
         answer = b"".join(iter(lambda: connection.recv(65_536), b""))
         assert answer.startswith(b"HTTP/1.1 200"), answer
         assert b"connection: close" in answer
         assert answer.endswith(b"}")
+        assert service.wait(10) == 0  # a second signal while it ends would end it at once
     lines = [json.loads(line) for line in events.read_text().splitlines()]
     assert [line["event"] for line in lines] == ["stopping"]
 
