@@ -33,6 +33,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "count": {"type": "integer"},
         "y": {"type": "integer"},
     },
+    "a free text alone": {"note": {"type": "text"}, "y": {"type": "boolean"}},
     "a number that may be missing": {"size": {"type": "number", "nulls": True}, "y": {"type": "boolean"}},
     "one truth": {"flag": {"type": "boolean"}, "y": {"type": "text"}},
     "a key and commas in classes": {
@@ -41,7 +42,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "y": {"type": "text", "values": ["bill", "end, other", 'a "fault"']},
     },
     "many classes and names that guards use": {
-        "n°": {"type": "integer", "role": "ignore", "min": 1, "max": 891},
+        "n°": {"type": "integer", "role": "ignore", "min": 1, "max": 100},
         "unknown": {"type": "number", "max": 2e18},
         "size": {"type": "number", "role": "outcome"},
         "said": {"type": "text"},

@@ -136,17 +136,9 @@ def report() -> list[Outcome]:
     return [run(guard) for guard in table()]
 
 
-def _free_key(data: Data) -> Data:
-    """Return the settings without limits of the key: they may allow fewer values than there are rows to draw."""
-    if data.key is None:
-        return data
-    free = data.columns[data.key].model_copy(update=dict.fromkeys(("min", "max", "values")))
-    return data.model_copy(update={"columns": {**data.columns, data.key: free}})
-
-
 def run(guard: Guard) -> Outcome:
     """Plant a guard's fault, and say whether it was caught while the clean control passed."""
-    data, case, model = _free_key(load(Data)), load(Case), load(Model)
+    data, case, model = schema.drawable(load(Data)), load(Case), load(Model)
     with TemporaryDirectory() as folder:
         try:
             planted = guard.plant(Scene(data, case, model, Path(folder), schema.drawn(data, model.task, ROWS)))

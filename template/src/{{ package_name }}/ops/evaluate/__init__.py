@@ -196,7 +196,9 @@ def evaluate(contest: Contest, learn: Examples, test: Examples, data: Data, case
         slices=[part for found, _ in groups.values() for part in found],
         unmeasured={column: left for column, (_, left) in groups.items()},
         lesson=_lesson(contest, learn, test, model) if data.time else {},
-        missing={c: {name: _missing(rows.columns[c]) for name, rows in parts.items()} for c in data.inputs},
+        missing={
+            c: {name: float(missing(rows.columns[c]).mean()) for name, rows in parts.items()} for c in data.inputs
+        },
     )
 
 
@@ -229,10 +231,6 @@ def _measured(entrant: Entrant, test: Examples, case: Case, model: Model) -> dic
 
 def _period(times: Array) -> list[str]:
     return [str(np.datetime_as_string(moment, unit="m")) for moment in (np.nanmin(times), np.nanmax(times))]
-
-
-def _missing(values: Array) -> float:
-    return float(np.mean(missing(values)))
 
 
 def _target(target: NDArray[Any], signature: Signature) -> dict[str, float]:

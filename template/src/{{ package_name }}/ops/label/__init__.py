@@ -117,18 +117,14 @@ def expected_error(rows: Packed, known: Packed, errors: NDArray[np.float64]) -> 
     has no spread of its own to ask. Numbers are measured in standard deviations; a text that differs counts as 1.
     """
     few = np.sort(np.random.default_rng(0).permutation(len(errors))[:KNOWN])
-    here: list[Array] = []
-    there: list[Array] = []
-    if known.numbers.shape[1]:
-        numbers = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler()).fit(known.numbers[few])
-        here.append(numbers.transform(rows.numbers))
-        there.append(numbers.transform(known.numbers[few]))
-    if known.text.shape[1]:
-        words = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(known.text[few])
-        here.append(words.transform(rows.text) / np.sqrt(2))
-        there.append(words.transform(known.text[few]) / np.sqrt(2))
-    nearest = KNeighborsRegressor(min(NEIGHBOURS, len(few))).fit(np.hstack(there), np.abs(errors[few]))
-    return np.asarray(nearest.predict(np.hstack(here)))
+    numbers = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
+    words = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    sides = ((numbers, known.numbers[few], rows.numbers, 1.0), (words, known.text[few], rows.text, np.sqrt(2)))
+    fitted = [(step.fit(there), there, here, size) for step, there, here, size in sides if there.shape[1]]
+    known_at = np.hstack([step.transform(there) / size for step, there, _, size in fitted])
+    asked_at = np.hstack([step.transform(here) / size for step, _, here, size in fitted])
+    nearest = KNeighborsRegressor(min(NEIGHBOURS, len(few))).fit(known_at, np.abs(errors[few]))
+    return np.asarray(nearest.predict(asked_at))
 
 
 def most_uncertain(rows: Columns, uncertainty: NDArray[np.float64], count: int, data: Data) -> NDArray[np.int64]:

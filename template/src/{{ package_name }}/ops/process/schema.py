@@ -154,6 +154,14 @@ def drawn(data: Data, task: Task, rows: int, seed: int = 0) -> dict[str, Array]:
     return made
 
 
+def drawable(data: Data) -> Data:
+    """Return the settings without limits of the key: they may allow fewer values than there are rows to draw."""
+    if data.key is None:
+        return data
+    free = data.columns[data.key].model_copy(update=dict.fromkeys(("min", "max", "values")))
+    return data.model_copy(update={"columns": {**data.columns, data.key: free}})
+
+
 def _with_classes(column: Column, positive: Any) -> Column:
     """Return the target's column with the first of many classes, or with two where only yes is named."""
     if column.values is not None:

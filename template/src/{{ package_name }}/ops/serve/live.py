@@ -38,9 +38,9 @@ from .wire import ROUTE, Turn
 Reply: TypeAlias = tuple[Answered, bytes]
 Note: TypeAlias = Callable[[Measure], object]
 MINUTE, DAY = 60.0, 86_400.0
+"""Seconds between two measures of how the service fares, and between two that tell its packages, too."""
 MEASURED_BY = "SERVE_MEASURED_BY"
 """The environment variable with the number of the process that started a service to measure it."""
-"""Seconds between two measures of how the service fares."""
 POLL = 0.2
 """Seconds between two looks at the pointer."""
 QUEUE = 32
@@ -248,7 +248,7 @@ class Live:
             if time.monotonic() >= due:
                 due = time.monotonic() + MINUTE
                 try:
-                    is_due = due >= told  # monitors look back on a few days alone
+                    is_due = due >= told
                     note(self.counts.measure(self.state.champion.digest, packages if is_due else None))
                     told = due + DAY if is_due else told
                 except ProjectError as error:

@@ -147,8 +147,7 @@ def gather(environment: str, now: float) -> Facts:
     past = happened(environment, entries, log, alerted, records)
     asked = tried(lambda: list(approvals(store, entries, log, policy))) or []
     said = [] if live is None else _said([one for one in records if one.model == live.digest])
-    alarming = {one.signal for one in said if one.state == "alarm"}
-    held = [one for one in held_back(log) if str(one.about["cause"]).partition(" since ")[0] in alarming]
+    held = held_back(log, {one.signal for one in said if one.state == "alarm"})
     waiting = [*asked, *(tried(lambda: list(experiment(move, entries))) or []), *held]
     return Facts(
         name=PACKAGE.name,

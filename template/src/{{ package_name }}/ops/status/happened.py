@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
@@ -188,10 +188,12 @@ def _answer(key: str) -> Told:
     return {"version": rows[0]["version"], "moment": rows[0]["time"], "said": rows[0]["prediction"]}
 
 
-def held_back(log: Sequence[Told]) -> Iterator[Happening]:
-    """Yield the cause for a retraining that waits for something, if it was noted last."""
+def held_back(log: Sequence[Told], alarming: Collection[str]) -> Iterator[Happening]:
+    """Yield the cause for a retraining that waits for something, if it was noted last and its signal still alarms."""
     last = next((event for event in reversed(log) if event["kind"] in ("trigger", "retrain")), None)
-    if last is not None and last["kind"] == "trigger" and last["reason"] not in ("answered", "running"):
+    if last is None or last["kind"] != "trigger" or last["reason"] in ("answered", "running"):
+        return
+    if any(last["cause"].startswith(f"{signal} since ") for signal in alarming):
         yield event_of(last)
 
 
