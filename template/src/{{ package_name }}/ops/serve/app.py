@@ -290,4 +290,4 @@ def listening(host: str, port: str) -> socket.socket:
         return socket.create_server((host, int(port)), family=family, backlog=2048)
     except OSError as error:
         reason = f"cannot listen on {host}, port {port} ({error.strerror})"
-        raise ProjectError(f"{reason}; choose another with PORT=") from None
+        raise ProjectError(f"{reason}; choose another, PORT=0 takes any free one") from None
